@@ -1,0 +1,152 @@
+// Package checkin is what a client and its higher system say to each other: the signed Report, the signed Reply,
+// and the HTTP that carries them. docs/protocol/checkin.md states the formats in full.
+//
+// # Report
+//
+// A report is a JWS (RFC 7515, compact, EdDSA) whose protected header carries the public key and, when the client
+// enrols, the proof of an enrolment token. A relay reads it and passes it on; it can neither alter nor forge one.
+//
+// # Reply
+//
+// A reply is a JWS by the manager's key over the report's digest. The fingerprint of that key is part of every
+// enrolment token, so a client judges the first reply already.
+package checkin
+
+import (
+	"context"
+	"time"
+
+	"samehost/internal/hardware"
+	"samehost/internal/hostid"
+)
+
+// A HigherSystem is what a client reports to: the manager, or a relay on the way.
+//
+// CheckIn returns the higher system's reply, or an error that wraps one of ErrRefused (the report will never be
+// accepted as it is), ErrUnavailable (nobody knows; send it again unchanged) or the context's error.
+type HigherSystem interface {
+	CheckIn(ctx context.Context, r SignedReport) (Reply, error)
+}
+
+// Report is what a client says of itself. Every string in it is the client's word and hostile until escaped where
+// it is shown. Limits: docs/protocol/checkin.md; Verify enforces them.
+type Report struct {
+	Audience Fingerprint `json:"aud"` // the manager's key
+	HostID   hostid.ID   `json:"host_id"`
+	SealKey  []byte      `json:"seal_key"` // public key to seal settings to; 32 bytes, X25519
+
+	Epoch    Token  `json:"epoch"`         // random per data folder
+	Counter  uint64 `json:"counter"`       // counts reports of the epoch from 1; for display
+	Previous Digest `json:"previous"`      // digest of the report before this one in the epoch; zero for the first
+	Run      Token  `json:"run"`           // random at each service start and after each sleep
+	AgeMS    uint64 `json:"age_ms"`        // how long the run has lasted, by a clock that stops in sleep
+	Time     string `json:"time"`          // the client's wall clock, RFC 3339; for display, never for a decision
+	Base     Digest `json:"base,omitzero"` // a delta's base; zero for a full report
+
+	Facts     hardware.Facts `json:"facts"`
+	Names     Names          `json:"names"`
+	Addresses []string       `json:"addresses"`
+	Versions  Versions       `json:"versions"`
+	Stores    []StoreState   `json:"stores"`
+
+	Origin       hostid.Origin `json:"origin"`
+	Provisional  bool          `json:"provisional,omitzero"`
+	Pending      bool          `json:"pending,omitzero"` // restored, but the board sits in another case
+	EpochBy      EpochBy       `json:"epoch_by"`         // how the epoch began
+	CopyOf       hostid.ID     `json:"copy_of,omitzero"` // lineage
+	Observations []Observation `json:"observations,omitempty"`
+	Replaced     []string      `json:"replaced,omitempty"` // Replacement statements, JWS by the old record's key
+	Done         []string      `json:"done,omitempty"`     // IDs of orders carried out
+}
+
+// EpochBy says how an epoch began. A branch whose epoch began by a restore from memory weighs more than others.
+type EpochBy string
+
+// The ways in which an epoch begins.
+const (
+	EpochInstall EpochBy = "install" // a new data folder, ID generated there
+	EpochRestore EpochBy = "restore" // a new data folder, ID restored from memory
+	EpochNewID   EpochBy = "new-id"  // the host ID of the folder changed
+	EpochOrder   EpochBy = "order"
+	EpochUnread  EpochBy = "unreadable" // the chain on disk could not be read
+)
+
+// Names are how the PC calls itself.
+type Names struct {
+	Host string `json:"host"`
+	FQDN string `json:"fqdn,omitzero"`
+}
+
+// Versions of what runs there.
+type Versions struct {
+	Client string `json:"client"`
+	OS     string `json:"os"`
+}
+
+// StoreState is what became of one store at this check-in. The words are data: whoever shows them needs no
+// knowledge of the hardware.
+type StoreState struct {
+	Name   string    `json:"name"`             // amt, ...
+	State  string    `json:"state"`            // hostid's words: stored, empty, not-initialized, ...
+	HostID hostid.ID `json:"host_id,omitzero"` // the ID found there, where it is another
+	Error  string    `json:"error,omitzero"`   // what went wrong and what to do
+}
+
+// Observation is something odd that the client's policy met and reports: a conflict, a copy, a moved disk.
+type Observation struct {
+	Kind   string    `json:"kind"`
+	Mine   hostid.ID `json:"mine,omitzero"`
+	Other  hostid.ID `json:"other,omitzero"`
+	Detail string    `json:"detail,omitzero"`
+}
+
+// Replacement is the statement that a host ID takes the place of another whose record was readable, signed by the
+// old record's key (typ "samehost/replaced/1"). It is durable before the old record is overwritten and stands in
+// every report until the manager names it.
+type Replacement struct {
+	Old      hostid.ID   `json:"old"`
+	New      hostid.ID   `json:"new"`
+	NewKey   []byte      `json:"new_key"`
+	Audience Fingerprint `json:"aud"`
+}
+
+// Enrolment proves that its sender holds an enrolment token without sending it:
+// HMAC-SHA256(SHA-256(secret), typ 0x00 token ID 0x00 payload).
+type Enrolment struct {
+	TokenID string `json:"token"`
+	MAC     []byte `json:"mac"`
+}
+
+// Reply is the manager's answer to one report.
+type Reply struct {
+	Report      Digest        `json:"report"` // digest of the report answered
+	Status      ReplyStatus   `json:"status"`
+	HostID      hostid.ID     `json:"host_id"`
+	Interval    time.Duration `json:"interval_ns"` // until the next check-in
+	Time        time.Time     `json:"time"`        // the manager's clock, UTC
+	Orders      []Order       `json:"orders,omitempty"`
+	Named       []hostid.ID   `json:"named,omitempty"`      // replaced IDs that the manager has taken note of
+	Provisional bool          `json:"provisional,omitzero"` // the manager has an open conflict about this host
+
+	// Raw is the signed form, as stored and sent again.
+	Raw string `json:"-"`
+}
+
+// ReplyStatus says what became of the report.
+type ReplyStatus string
+
+// Accepted is the manager's; Deferred is a relay's own "stored durably", which carries no orders and is not signed
+// by the manager.
+const (
+	Accepted ReplyStatus = "accepted"
+	Deferred ReplyStatus = "deferred"
+)
+
+// Order is something the manager wants done, bound to host ID, epoch and run.
+type Order struct {
+	ID     string    `json:"id"`
+	Kind   string    `json:"kind"` // full-report, ...
+	HostID hostid.ID `json:"host_id"`
+	Epoch  Token     `json:"epoch"`
+	Run    Token     `json:"run"`
+}
