@@ -1,82 +1,100 @@
 package checkin
 
 import (
-	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"fmt"
 )
 
-// Fingerprint names a manager's key: "sha256:" and the SHA-256 of its SubjectPublicKeyInfo in lower-case hex.
-type Fingerprint string
-
-// Digest is the SHA-256 of a report's signed form.
+// Digest is the SHA-256 of a report's signed form, written as 64 lower-case hex digits; "" is the zero digest.
 type Digest [32]byte
 
-// Token is 128 random bits: an epoch or a run.
+// String is the digest in hex, "" for the zero digest.
+func (d Digest) String() string {
+	if d == (Digest{}) {
+		return ""
+	}
+	return hex.EncodeToString(d[:])
+}
+
+// MarshalText writes what String shows.
+func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (d *Digest) UnmarshalText(b []byte) error {
+	*d = Digest{}
+	if len(b) == 0 {
+		return nil
+	}
+	return unhex(d[:], b, "digest")
+}
+
+// Token is 128 random bits that name an epoch or a run, written as 32 lower-case hex digits.
 type Token [16]byte
+
+// NewToken draws a token.
+func NewToken() Token {
+	var t Token
+	rand.Read(t[:])
+	return t
+}
+
+// String is the token in hex.
+func (t Token) String() string { return hex.EncodeToString(t[:]) }
+
+// MarshalText writes what String shows.
+func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (t *Token) UnmarshalText(b []byte) error { return unhex(t[:], b, "epoch or run") }
+
+func unhex(dst, src []byte, what string) error {
+	if len(src) != 2*len(dst) {
+		return fmt.Errorf("%s: want %d hex digits, not %d characters", what, 2*len(dst), len(src))
+	}
+	if _, err := hex.Decode(dst, src); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
 
 // SignedReport is a report as it travels and is kept.
 type SignedReport struct {
-	JWS string // compact serialization
+	JWS string // compact serialization, at most MaxReport bytes
 }
 
 // Digest of the signed form: what replies and successors name.
-func (r SignedReport) Digest() Digest { panic("unwritten") }
+func (r SignedReport) Digest() Digest { return sha256.Sum256([]byte(r.JWS)) }
 
-// VerifiedReport is a report whose signature, form and limits hold. Whether the key is the one that the host ID is
-// bound to is the registry's question.
-type VerifiedReport struct {
-	Report  Report
-	Key     ed25519.PublicKey
-	Enrol   *Enrolment // nil where the client does not enrol
-	Digest  Digest
-	Payload []byte // the exact bytes signed, for Enrolment.Check
-}
-
-// What CheckIn can fail with besides the context's error.
+// What CheckIn can fail with besides the context's error. Both say what went wrong; a Refusal is an ErrRefused.
 var (
-	ErrRefused     = errors.New("the higher system refused the report")
+	// ErrRefused: as it is, the report will never be accepted.
+	ErrRefused = errors.New("the higher system refused the report")
+	// ErrUnavailable: nobody knows whether it was accepted; send it again unchanged.
 	ErrUnavailable = errors.New("the higher system cannot be reached")
 )
 
-// Sign makes the signed form of a report; enrol may be nil.
-func Sign(r Report, key ed25519.PrivateKey, enrol *EnrolmentToken) (SignedReport, error) {
-	panic("unwritten")
+// Refusal says why a report is refused, by a word to branch on and a sentence to show. errors.Is(err, ErrRefused)
+// holds for it.
+type Refusal struct {
+	Code   RefusalCode
+	Detail string
 }
 
-// Verify checks signature, typ, form and limits.
-func Verify(s SignedReport) (VerifiedReport, error) { panic("unwritten") }
+// RefusalCode is the word for a reason; it travels as the last part of the problem's type.
+type RefusalCode string
 
-// EnrolmentToken is what an administrator hands to clients: ID, secret and the manager's key fingerprint, written
-// as one line. It prints without its secret.
-type EnrolmentToken struct {
-	ID      string
-	Secret  [32]byte
-	Manager Fingerprint
-}
+// The reasons for which a report is refused.
+const (
+	Malformed      RefusalCode = "malformed"       // no report, signature wrong, or over a limit
+	WrongAudience  RefusalCode = "wrong-audience"  // made for another manager
+	NeedsEnrolment RefusalCode = "needs-enrolment" // host ID unknown and no enrolment token
+	BadToken       RefusalCode = "bad-token"       // enrolment token unknown, revoked or used up, or its proof is wrong
+)
 
-// ParseToken reads the line.
-func ParseToken(s string) (EnrolmentToken, error) { panic("unwritten") }
+func (r *Refusal) Error() string { return fmt.Sprintf("refused (%s): %s", r.Code, r.Detail) }
 
-// Text is the line, secret included.
-func (t EnrolmentToken) Text() string { panic("unwritten") }
-
-// Verifier is SHA-256 of the secret: what the manager keeps.
-func (t EnrolmentToken) Verifier() [32]byte { panic("unwritten") }
-
-// Check reports whether the MAC is right for the payload under that verifier, in constant time.
-func (e Enrolment) Check(verifier [32]byte, payload []byte) bool { panic("unwritten") }
-
-// SignReplacement makes the `replaced` statement with the old record's key.
-func SignReplacement(r Replacement, old ed25519.PrivateKey) (string, error) { panic("unwritten") }
-
-// VerifyReplacement checks the signature and returns the statement and the old record's key.
-func VerifyReplacement(jws string) (Replacement, ed25519.PublicKey, error) { panic("unwritten") }
-
-// SignReply signs with the manager's key and sets Raw.
-func SignReply(r Reply, key ed25519.PrivateKey) (Reply, error) { panic("unwritten") }
-
-// VerifyReply checks a reply against the fingerprint that the client pins and the report it answers.
-func VerifyReply(raw string, manager Fingerprint, report Digest) (Reply, error) { panic("unwritten") }
-
-// FingerprintOf names a manager's key.
-func FingerprintOf(key ed25519.PublicKey) Fingerprint { panic("unwritten") }
+// Is makes errors.Is(err, ErrRefused) hold.
+func (r *Refusal) Is(target error) bool { return target == ErrRefused }

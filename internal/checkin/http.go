@@ -1,33 +1,293 @@
 package checkin
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
+	"unicode"
 )
 
-// Path is where reports are posted: one report, media type application/jose; the answer is a reply of the same type
-// or an RFC 9457 problem.
+// Path is where reports are posted: one report, media type application/jose. The answer is 200 with a reply of the
+// same type, 202 with a relay's own "deferred", or an RFC 9457 problem.
 const Path = "/checkin/v1"
 
-// Client is the HigherSystem at the other end of HTTPS.
-type Client struct{}
+const (
+	mediaJOSE    = "application/jose"
+	mediaProblem = "application/problem+json"
+	problemBase  = "urn:samehost:problem:"
+	retryAfter   = "30" // seconds; told with every 503
+	maxReply     = 256 << 10
+	callTimeout  = 30 * time.Second // where the context has no deadline
+	connTimeout  = 10 * time.Second // dial, and separately the TLS handshake
+)
 
-// ClientOptions say where the higher system is and how its certificate is judged: RootCAs or PinSPKI.
-type ClientOptions struct {
-	URL     string
-	RootCAs *x509.CertPool
-	PinSPKI []byte           // SHA-256 of a public key in the served chain, 32 bytes
-	Now     func() time.Time // judges certificate validity: the later of clock and last signed reply; nil: time.Now
-	Manager Fingerprint
+// problem is an RFC 9457 problem.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
 }
 
-// NewClient makes a Client. HTTPS_PROXY is honoured.
-func NewClient(o ClientOptions) (*Client, error) { panic("unwritten") }
+type deferral struct {
+	Status ReplyStatus `json:"status"`
+	Report Digest      `json:"report"`
+}
 
-// CheckIn implements HigherSystem.
-func (c *Client) CheckIn(ctx context.Context, r SignedReport) (Reply, error) { panic("unwritten") }
+// ClientOptions say where the higher system is and how its certificate is judged: by RootCAs, or by PinSPKI.
+type ClientOptions struct {
+	URL     string // https://host:port, an optional path goes before Path
+	RootCAs *x509.CertPool
+	PinSPKI []byte // SHA-256 of a SubjectPublicKeyInfo in the served chain, 32 bytes
 
-// Handler serves a HigherSystem at Path.
-func Handler(h HigherSystem) http.Handler { panic("unwritten") }
+	// Now judges the end of a certificate's validity: the later of the clock and the last signed reply, since a PC
+	// after repair often has a wrong clock. Nil: time.Now. A certificate's beginning is never judged against it:
+	// that its trusted issuer signed it proves that the time is not before it.
+	Now func() time.Time
+
+	Manager Fingerprint // replies by any other key are refused
+}
+
+// Client is the HigherSystem at the other end of HTTPS.
+type Client struct {
+	url     string
+	manager Fingerprint
+	http    *http.Client
+}
+
+// NewClient checks the options and makes a Client; it does not connect. HTTPS_PROXY is honoured.
+func NewClient(o ClientOptions) (*Client, error) {
+	u, err := url.Parse(o.URL)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("higher system %q: want https://HOST:PORT", o.URL)
+	}
+	if (o.RootCAs == nil) == (o.PinSPKI == nil) {
+		return nil, errors.New("higher system: set either a CA file or a pin to judge its certificate by")
+	}
+	if o.PinSPKI != nil && len(o.PinSPKI) != sha256.Size {
+		return nil, fmt.Errorf("higher system: a pin is %d bytes, not %d", sha256.Size, len(o.PinSPKI))
+	}
+	if !o.Manager.valid() {
+		return nil, fmt.Errorf("higher system: %q is no fingerprint of a manager's key", o.Manager)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	dialer := &net.Dialer{Timeout: connTimeout}
+	return &Client{
+		url:     strings.TrimSuffix(u.String(), "/") + Path,
+		manager: o.Manager,
+		http: &http.Client{
+			Transport: &http.Transport{
+				Proxy:               http.ProxyFromEnvironment,
+				DialContext:         dialer.DialContext,
+				TLSHandshakeTimeout: connTimeout,
+				TLSClientConfig: &tls.Config{
+					MinVersion:         tls.VersionTLS12,
+					InsecureSkipVerify: true, // VerifyConnection judges, by the option's own clock
+					VerifyConnection: func(s tls.ConnectionState) error {
+						return o.judge(s.ServerName, s.PeerCertificates)
+					},
+				},
+				DisableCompression:     true,
+				MaxIdleConns:           1,
+				IdleConnTimeout:        time.Minute,
+				MaxResponseHeaderBytes: 64 << 10,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// certError is a certificate that does not hold; it tells a wrong set-up from a network that is down.
+type certError struct{ reason string }
+
+func (e *certError) Error() string { return "its certificate is not trusted: " + e.reason }
+
+func (o ClientOptions) judge(name string, chain []*x509.Certificate) error {
+	if len(chain) == 0 {
+		return &certError{"none was shown"}
+	}
+	opts := x509.VerifyOptions{Roots: o.RootCAs, Intermediates: x509.NewCertPool(), DNSName: name, CurrentTime: o.Now()}
+	if o.PinSPKI != nil {
+		opts.Roots = x509.NewCertPool()
+		found := false
+		for _, c := range chain {
+			if sum := sha256.Sum256(c.RawSubjectPublicKeyInfo); bytes.Equal(sum[:], o.PinSPKI) {
+				opts.Roots.AddCert(c)
+				found = true
+			}
+		}
+		if !found {
+			return &certError{"no key in its chain is the pinned one"}
+		}
+	}
+	for _, c := range chain[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	for _, c := range chain {
+		if opts.CurrentTime.Before(c.NotBefore) {
+			opts.CurrentTime = c.NotBefore
+		}
+	}
+	if _, err := chain[0].Verify(opts); err != nil {
+		return &certError{err.Error()}
+	}
+	return nil
+}
+
+// CheckIn implements HigherSystem. A reply is returned only if the manager's key signed it for this report; a
+// deferred one, which a relay gives by itself, carries nothing but its status.
+func (c *Client) CheckIn(ctx context.Context, r SignedReport) (Reply, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, strings.NewReader(r.JWS))
+	if err != nil {
+		return Reply{}, fmt.Errorf("%w: %v", ErrRefused, err)
+	}
+	req.Header.Set("Content-Type", mediaJOSE)
+	res, err := c.http.Do(req)
+	if err != nil {
+		return Reply{}, c.unavailable(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxReply+1))
+	if err != nil {
+		return Reply{}, c.unavailable(err)
+	}
+	if len(body) > maxReply {
+		return Reply{}, c.unavailable(fmt.Errorf("an answer of more than %d bytes", maxReply))
+	}
+	media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	switch {
+	case res.StatusCode == http.StatusOK && media == mediaJOSE:
+		reply, err := VerifyReply(string(body), c.manager, r.Digest())
+		if err != nil {
+			return Reply{}, c.unavailable(err)
+		}
+		return reply, nil
+	case res.StatusCode == http.StatusAccepted:
+		var d deferral
+		if err := json.Unmarshal(body, &d); err != nil || d.Status != Deferred || d.Report != r.Digest() {
+			return Reply{}, c.unavailable(errors.New("an answer that is neither a reply nor deferred"))
+		}
+		return Reply{Report: d.Report, Status: Deferred}, nil
+	case media == mediaProblem:
+		var p problem
+		if err := json.Unmarshal(body, &p); err != nil {
+			return Reply{}, c.unavailable(fmt.Errorf("HTTP %d", res.StatusCode))
+		}
+		if code, ok := strings.CutPrefix(p.Type, problemBase); ok && res.StatusCode >= 400 && res.StatusCode < 500 {
+			return Reply{}, &Refusal{RefusalCode(printable(code, maxName)), printable(p.Detail, maxText)}
+		}
+		return Reply{}, c.unavailable(fmt.Errorf("HTTP %d: %s", res.StatusCode, printable(p.Title+" "+p.Detail, maxText)))
+	}
+	return Reply{}, c.unavailable(fmt.Errorf("HTTP %d with %q: is this really a samehost manager or relay?", res.StatusCode, printable(media, maxName)))
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func (c *Client) unavailable(err error) error {
+	var cert *certError
+	if errors.As(err, &cert) {
+		err = fmt.Errorf("%w; check ca_file or ca_pin, and this PC's clock", cert)
+	}
+	// The URL is stated once; url.Error would repeat it with the method.
+	var u *url.Error
+	if errors.As(err, &u) && cert == nil {
+		err = u.Err
+	}
+	return fmt.Errorf("%w: %s: %w", ErrUnavailable, c.url, err)
+}
+
+func printable(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "")
+	}
+	return s
+}
+
+// Handler serves a HigherSystem at Path. An error of the HigherSystem that is no refusal is logged and answered
+// with 503: the client sends the report again.
+func Handler(h HigherSystem, log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if req.Method != http.MethodPost {
+			w.Header().Set("Allow", http.MethodPost)
+			sendProblem(w, http.StatusMethodNotAllowed, problem{Type: "about:blank", Title: "Reports are posted"})
+			return
+		}
+		if media, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type")); media != mediaJOSE {
+			sendProblem(w, http.StatusUnsupportedMediaType, problem{Type: "about:blank", Title: "A report is " + mediaJOSE})
+			return
+		}
+		body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, MaxReport))
+		var tooLarge *http.MaxBytesError
+		switch {
+		case errors.As(err, &tooLarge):
+			refuse(w, http.StatusRequestEntityTooLarge, &Refusal{Malformed, fmt.Sprintf("a report has at most %d bytes", MaxReport)})
+			return
+		case err != nil:
+			sendProblem(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "The report was cut short"})
+			return
+		}
+		report := SignedReport{JWS: string(body)}
+		reply, err := h.CheckIn(req.Context(), report)
+		var refusal *Refusal
+		switch {
+		case err == nil && reply.Status == Deferred:
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusAccepted)
+			json.NewEncoder(w).Encode(deferral{Deferred, report.Digest()})
+		case err == nil:
+			w.Header().Set("Content-Type", mediaJOSE)
+			io.WriteString(w, reply.Raw)
+		case errors.As(err, &refusal):
+			status := http.StatusForbidden
+			if refusal.Code == Malformed {
+				status = http.StatusBadRequest
+			}
+			refuse(w, status, refusal)
+		default:
+			if req.Context().Err() == nil {
+				log.Error("check-in failed", "error", err)
+			}
+			w.Header().Set("Retry-After", retryAfter)
+			sendProblem(w, http.StatusServiceUnavailable, problem{Type: "about:blank", Title: "Try again later"})
+		}
+	})
+}
+
+func refuse(w http.ResponseWriter, status int, r *Refusal) {
+	sendProblem(w, status, problem{problemBase + string(r.Code), "The report is refused", status, r.Detail})
+}
+
+func sendProblem(w http.ResponseWriter, status int, p problem) {
+	p.Status = status
+	w.Header().Set("Content-Type", mediaProblem)
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(p)
+}

@@ -14,6 +14,7 @@ package checkin
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"samehost/internal/hardware"
@@ -110,20 +111,13 @@ type Replacement struct {
 	Audience Fingerprint `json:"aud"`
 }
 
-// Enrolment proves that its sender holds an enrolment token without sending it:
-// HMAC-SHA256(SHA-256(secret), typ 0x00 token ID 0x00 payload).
-type Enrolment struct {
-	TokenID string `json:"token"`
-	MAC     []byte `json:"mac"`
-}
-
 // Reply is the manager's answer to one report.
 type Reply struct {
 	Report      Digest        `json:"report"` // digest of the report answered
 	Status      ReplyStatus   `json:"status"`
 	HostID      hostid.ID     `json:"host_id"`
-	Interval    time.Duration `json:"interval_ns"` // until the next check-in
-	Time        time.Time     `json:"time"`        // the manager's clock, UTC
+	Interval    time.Duration `json:"-"`    // "interval_s" on the wire, whole seconds; until the next check-in
+	Time        time.Time     `json:"time"` // the manager's clock, UTC
 	Orders      []Order       `json:"orders,omitempty"`
 	Named       []hostid.ID   `json:"named,omitempty"`      // replaced IDs that the manager has taken note of
 	Provisional bool          `json:"provisional,omitzero"` // the manager has an open conflict about this host
@@ -149,4 +143,27 @@ type Order struct {
 	HostID hostid.ID `json:"host_id"`
 	Epoch  Token     `json:"epoch"`
 	Run    Token     `json:"run"`
+}
+
+type plainReply Reply
+
+type wireReply struct {
+	plainReply
+	IntervalS uint32 `json:"interval_s"`
+}
+
+// MarshalJSON writes the reply with its interval in whole seconds.
+func (r Reply) MarshalJSON() ([]byte, error) {
+	return json.Marshal(wireReply{plainReply(r), uint32(r.Interval / time.Second)})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *Reply) UnmarshalJSON(b []byte) error {
+	var w wireReply
+	if err := json.Unmarshal(b, &w); err != nil {
+		return err
+	}
+	*r = Reply(w.plainReply)
+	r.Interval = time.Duration(w.IntervalS) * time.Second
+	return nil
 }
