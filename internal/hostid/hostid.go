@@ -75,7 +75,7 @@ type Local struct {
 	Provisional bool // not yet stored, or in a conflict that nobody resolved
 	Pending     bool // restored, but the board sits in another case: an operator decides
 	CopyOf      ID   // lineage: the host ID that this one replaced because the data was a copy; zero if none
-	DropFor     ID   // by order: this file is a copy of the memory's ID and gives way to it; zero if none
+	DropFor     ID   // by order: this ID was generated because the data was a copy of DropFor's, which memory drops; zero if none
 	Origin      Origin
 }
 
@@ -95,7 +95,9 @@ const (
 // Load returns the record, or an error that wraps exactly one of ErrNotStored, ErrNotInitialized, ErrCorrupt,
 // ErrNewer or ErrUnavailable. Save makes the record durable; afterwards, and after a Save that was cut short at
 // any point, Load returns the old or the new Record, never a mixture, and never an error where one whole copy is
-// left. Save of what is already stored writes nothing. A Store is used by one goroutine at a time.
+// left. Save of what is already stored writes nothing, but rewrites a copy that is damaged; Save over a record of a
+// newer format version writes nothing and wraps ErrNewer. A Store that keeps no data folder's marks is given
+// portable records (Record.Portable). A Store is used by one goroutine at a time.
 type Store interface {
 	Load(ctx context.Context) (Record, error)
 	Save(ctx context.Context, r Record) error
