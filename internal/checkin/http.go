@@ -71,7 +71,10 @@ type Client struct {
 // NewClient checks the options and makes a Client; it does not connect. HTTPS_PROXY is honoured.
 func NewClient(o ClientOptions) (*Client, error) {
 	u, err := url.Parse(o.URL)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.User != nil { // the text may hold a password: it is not repeated
+		return nil, errors.New("higher system: want https://HOST:PORT, without user and password")
+	}
+	if u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("higher system %q: want https://HOST:PORT", o.URL)
 	}
 	if (o.RootCAs == nil) == (o.PinSPKI == nil) {

@@ -46,7 +46,7 @@ func ParseToken(s string) (EnrolmentToken, error) {
 	bad := errors.New("this is no enrolment token: want the whole line that `samehost-manager token create` printed, starting with " + tokenPrefix)
 	rest, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
 	parts := strings.Split(rest, ".")
-	if !ok || len(parts) != 3 || !validTokenID(parts[0]) {
+	if !ok || len(parts) != 3 || !validTokenID(parts[0]) || strings.ContainsAny(rest, "\r\n") { // the base64 decoder skips line ends
 		return EnrolmentToken{}, bad
 	}
 	b64 := base64.RawURLEncoding.Strict()
