@@ -43,7 +43,7 @@ func NewEnrolmentToken(manager Fingerprint) EnrolmentToken {
 
 // ParseToken reads the line that Text writes; white space around it is ignored. Its errors never show the line.
 func ParseToken(s string) (EnrolmentToken, error) {
-	bad := errors.New("this is no enrolment token: want the whole line that `samehost-manager token create` printed, starting with " + tokenPrefix)
+	bad := errors.New("this is no enrolment token: want the whole line that `samehost-manager token create` printed; it starts with \"" + tokenPrefix + "\"")
 	rest, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
 	parts := strings.Split(rest, ".")
 	if !ok || len(parts) != 3 || !validTokenID(parts[0]) || strings.ContainsAny(rest, "\r\n") { // the base64 decoder skips line ends
