@@ -33,17 +33,6 @@ type Keeper struct {
 // minutes: drivers and services of a fresh Windows come up within one, and an installation may take that long.
 const DefaultRestoreWait = 2 * time.Minute
 
-// A LocalStore is the Store of the host ID management file: it can set aside what it holds. Setting aside copies
-// under a dated name, durably, and does it once for the same content; what is stored stays until it is saved over.
-type LocalStore interface {
-	Store
-	// SetAside keeps what is stored now, readable or not, and returns the name it is kept under. why is a word
-	// for that name: "corrupt", "replaced", "copy".
-	SetAside(ctx context.Context, why string) (name string, err error)
-	// SetAsideRecord keeps a record that came from elsewhere.
-	SetAsideRecord(ctx context.Context, r Record, why string) (name string, err error)
-}
-
 // NamedStore is a Store and the name it has in reports, logs and status.
 type NamedStore struct {
 	Name  string
