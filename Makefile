@@ -1,0 +1,31 @@
+# Everything is built without C: the products are static. Only the race detector needs a C compiler.
+export CGO_ENABLED = 0
+export GOFLAGS = -trimpath -buildvcs=false
+export STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+export GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+PROGRAMS := $(notdir $(wildcard cmd/*))
+
+
+.PHONY: build run test check bench release clean
+
+build: ## static binaries for this machine
+	@mkdir -p bin
+	go build -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+run: build ## the whole story with the real programs; ONCE=1 ends after it
+	@go run ./test/story -bin bin
+
+test: ## everything: checks, unit, race, interop, end to end
+	@test/run
+
+check: ## formatting, vet and static analysis alone
+	@test/check
+
+bench: ## the benchmarks, as a table with ratios
+	@go run ./test/bench
+
+clean:
+	rm -rf bin dist .build

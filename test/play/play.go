@@ -1,0 +1,520 @@
+// Package play drives the real programs as separate processes: simulated PCs, a manager, clients, dcmamtin. The end
+// to end tests and the story of `make run` are written with it. It imports nothing of the product, so it sees only
+// what a user sees: commands, exit codes, files and what is printed.
+package play
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// AMT management user and password of every simulated PC.
+const (
+	User     = "admin"
+	Password = "P@ssw0rd!"
+)
+
+// ready bounds how long a program may take to start listening.
+const ready = 30 * time.Second
+
+// Stage is a set of programs that run together, with a folder of their own.
+type Stage struct {
+	Dir string // everything is written below it
+	Bin string // where the programs are
+	Net int    // third octet of the simulated PCs' addresses, so that stages do not meet
+
+	mu      sync.Mutex
+	running []*Process
+}
+
+// Process is a program that runs until it is stopped.
+type Process struct {
+	cmd  *exec.Cmd
+	log  *os.File
+	done chan struct{}
+	err  error
+}
+
+// Start runs a program in the background; what it prints goes to a file in the stage's folder.
+func (s *Stage) Start(program string, args ...string) (*Process, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := filepath.Join(s.Dir, fmt.Sprintf("%s-%d.log", program, len(s.running)))
+	log, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{cmd: exec.Command(filepath.Join(s.Bin, program), args...), log: log, done: make(chan struct{})}
+	p.cmd.Dir = s.Dir
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.Env = environment()
+	if err := p.cmd.Start(); err != nil {
+		log.Close()
+		return nil, err
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		log.Close()
+		close(p.done)
+	}()
+	s.running = append(s.running, p)
+	return p, nil
+}
+
+// environment is the caller's without proxies: everything here is on this machine.
+func environment() []string {
+	var env []string
+	for _, e := range os.Environ() {
+		if name, _, _ := strings.Cut(e, "="); !strings.HasSuffix(strings.ToLower(name), "_proxy") {
+			env = append(env, e)
+		}
+	}
+	return append(env, "LC_ALL=C.UTF-8")
+}
+
+// Pid of the process.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Stop asks the process to end (SIGTERM) and waits; after ten seconds it is killed, which is an error.
+func (p *Process) Stop() error {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+		return p.err
+	case <-time.After(10 * time.Second):
+		p.Kill()
+		return fmt.Errorf("%s did not end on SIGTERM within 10 s", p.cmd.Path)
+	}
+}
+
+// Kill ends the process at once (SIGKILL).
+func (p *Process) Kill() {
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
+// Output is what the process has printed so far.
+func (p *Process) Output() string {
+	b, err := os.ReadFile(p.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// Until waits for a line of output.
+func (p *Process) Until(line string) error {
+	return p.until(func() bool { return strings.Contains("\n"+p.Output(), "\n"+line+"\n") }, "to print "+strconv.Quote(line))
+}
+
+func (p *Process) until(holds func() bool, what string) error {
+	deadline := time.After(ready)
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		if holds() {
+			return nil
+		}
+		select {
+		case <-poll.C:
+		case <-p.done:
+			return fmt.Errorf("%s ended (%v) before it was ready: %s", filepath.Base(p.cmd.Path), p.err, p.Output())
+		case <-deadline:
+			return fmt.Errorf("waited %v for %s %s: %s", ready, filepath.Base(p.cmd.Path), what, p.Output())
+		}
+	}
+}
+
+// Close stops everything that still runs, the last started first.
+func (s *Stage) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for i := len(s.running) - 1; i >= 0; i-- {
+		select {
+		case <-s.running[i].done:
+		default:
+			if err := s.running[i].Stop(); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	s.running = nil
+	return errors.Join(errs...)
+}
+
+// Result is what a command that ended left behind.
+type Result struct {
+	Code           int
+	Stdout, Stderr string
+}
+
+// Run runs a command to its end. An exit code other than 0 is a Result, not an error.
+func (s *Stage) Run(program string, args ...string) (Result, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, program), args...)
+	cmd.Dir = s.Dir
+	cmd.Env = environment()
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	r := Result{Stdout: out.String(), Stderr: errOut.String()}
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return r, fmt.Errorf("%s %s: no end after 2 minutes", program, strings.Join(args, " "))
+	case errors.As(err, &exit):
+		r.Code = exit.ExitCode()
+	case err != nil:
+		return r, err
+	}
+	return r, nil
+}
+
+// Must runs a command that has to end with exit code 0.
+func (s *Stage) Must(program string, args ...string) (Result, error) {
+	r, err := s.Run(program, args...)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("%s %s: exit code %d\n%s%s", program, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return r, err
+}
+
+// Firmware is a running amtsim.
+type Firmware struct {
+	*Process
+	stage      *Stage
+	control    string
+	SystemFile string // system configuration information file of its PCs
+}
+
+// StartFirmware starts n simulated PCs.
+func (s *Stage) StartFirmware(n int, args ...string) (*Firmware, error) {
+	control, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	f := &Firmware{stage: s, control: control, SystemFile: filepath.Join(s.Dir, "NETM.NDD")}
+	f.Process, err = s.Start("amtsim", append([]string{
+		"--devices", strconv.Itoa(n), "--network", s.network(1), "--local", s.local(1),
+		"--user", User, "--password", Password, "--control", control, "--system-file", f.SystemFile,
+		"--state", filepath.Join(s.Dir, "firmware")}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	return f, f.Until("ready")
+}
+
+// NetworkAddress is what a manager reaches PC i (from 1) at.
+func (s *Stage) NetworkAddress(i int) string { return s.network(i) }
+
+func (s *Stage) network(i int) string { return fmt.Sprintf("127.116.%d.%d", s.Net, i) }
+func (s *Stage) local(i int) string   { return fmt.Sprintf("127.117.%d.%d", s.Net, i) }
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// Faults sets the fault switches of PC i, replacing those before; an empty object clears them.
+func (f *Firmware) Faults(i int, faults string) error {
+	return f.call(http.MethodPut, i, "/faults", faults, nil)
+}
+
+// Unprovision does a full unprovision of PC i.
+func (f *Firmware) Unprovision(i int) error {
+	return f.call(http.MethodPost, i, "/unprovision", "", nil)
+}
+
+// Restart restarts the firmware of PC i.
+func (f *Firmware) Restart(i int) error { return f.call(http.MethodPost, i, "/restart", "", nil) }
+
+// Device reads the state of PC i.
+func (f *Firmware) Device(i int) (map[string]any, error) {
+	var v map[string]any
+	err := f.call(http.MethodGet, i, "", "", &v)
+	return v, err
+}
+
+func (f *Firmware) call(method string, i int, path, body string, into any) error {
+	req, err := http.NewRequest(method, fmt.Sprintf("http://%s/devices/%d%s", f.control, i, path), strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode >= 300 {
+		return fmt.Errorf("%s device %d%s: HTTP %d %s", method, i, path, res.StatusCode, answer)
+	}
+	if into == nil {
+		return nil
+	}
+	return json.Unmarshal(answer, into)
+}
+
+// Manager is a managing server: its configuration, and the process while it serves.
+type Manager struct {
+	*Process
+	stage     *Stage
+	Config    string
+	CAFile    string
+	TokenFile string
+	Listen    string
+}
+
+// InitManager makes a manager's data folder and writes the AMT management user into its configuration.
+func (s *Stage) InitManager() (*Manager, error) {
+	listen, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.Must("samehost-manager", "init", "--data-dir", filepath.Join(s.Dir, "manager"), "--listen", listen, "--json")
+	if err != nil {
+		return nil, err
+	}
+	var made struct {
+		Config string `json:"config"`
+		CAFile string `json:"ca_file"`
+		Token  string `json:"token"`
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &made); err != nil {
+		return nil, fmt.Errorf("init --json printed %q: %w", r.Stdout, err)
+	}
+	m := &Manager{stage: s, Config: made.Config, CAFile: made.CAFile, Listen: listen, TokenFile: filepath.Join(s.Dir, "token")}
+	if err := os.WriteFile(m.TokenFile, []byte(made.Token+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	password := filepath.Join(s.Dir, "amt-password")
+	if err := os.WriteFile(password, []byte(Password+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	config, err := os.ReadFile(m.Config)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Contains(config, []byte("\n[amt]")) {
+		return nil, fmt.Errorf("%s has an [amt] table already", m.Config)
+	}
+	config = append(config, fmt.Sprintf("\n[amt]\nuser = %q\npassword_file = %q\n", User, password)...)
+	return m, os.WriteFile(m.Config, config, 0o600)
+}
+
+// Serve starts the manager and waits until it answers.
+func (m *Manager) Serve() error {
+	var err error
+	if m.Process, err = m.stage.Start("samehost-manager", "serve", "--config", m.Config); err != nil {
+		return err
+	}
+	return m.until(func() bool {
+		c, err := net.DialTimeout("tcp", m.Listen, time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	}, "to listen on "+m.Listen)
+}
+
+// Command runs a samehost-manager command with this manager's configuration.
+func (m *Manager) Command(args ...string) (Result, error) {
+	return m.stage.Must("samehost-manager", append(args, "--config", m.Config)...)
+}
+
+// Asset is a line of `assets --json`.
+type Asset struct {
+	HostID      string   `json:"host_id"`
+	HostIDs     []string `json:"host_ids"`
+	Name        string   `json:"name"`
+	State       string   `json:"state"`
+	Initialized any      `json:"initialized"`
+	LastCheckin string   `json:"last_checkin"`
+}
+
+// Assets lists the manager's assets.
+func (m *Manager) Assets() ([]Asset, error) {
+	r, err := m.Command("assets", "--json")
+	if err != nil {
+		return nil, err
+	}
+	var list []Asset
+	lines := bufio.NewScanner(strings.NewReader(r.Stdout))
+	for lines.Scan() {
+		var a Asset
+		if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
+			return nil, fmt.Errorf("assets --json printed %q: %w", lines.Text(), err)
+		}
+		list = append(list, a)
+	}
+	return list, lines.Err()
+}
+
+// Dcmamtin runs dcmamtin with the manager's configuration.
+func (m *Manager) Dcmamtin(args ...string) (Result, error) {
+	return m.stage.Run("dcmamtin", append(args, "--config", m.Config)...)
+}
+
+// PC is a simulated PC: hardware, a disk, and the client's configuration. The disk is DataDir.
+type PC struct {
+	stage    *Stage
+	I        int // from 1
+	Config   string
+	DataDir  string
+	Hardware Hardware
+	hardware string
+}
+
+// Hardware is what the client finds out about its PC.
+type Hardware struct {
+	SystemUUID    string `json:"system_uuid"`
+	SystemSerial  string `json:"system_serial"`
+	BoardSerial   string `json:"board_serial"`
+	ChassisSerial string `json:"chassis_serial"`
+	Disks         []Disk `json:"disks"`
+	NICs          []NIC  `json:"nics"`
+	TPMEKSHA256   string `json:"tpm_ek_sha256"`
+	SMBIOSAMT     bool   `json:"smbios_amt"`
+}
+
+// Disk of a PC.
+type Disk struct {
+	Serial string `json:"serial"`
+	System bool   `json:"system"`
+}
+
+// NIC of a PC.
+type NIC struct {
+	MAC       string `json:"mac"`
+	Permanent bool   `json:"permanent"`
+	Onboard   bool   `json:"onboard"`
+}
+
+// PC makes the PC that sits at the simulated firmware i (from 1) and reports to the manager.
+func (m *Manager) PC(i int) (*PC, error) {
+	s := m.stage
+	dir := filepath.Join(s.Dir, fmt.Sprintf("pc-%02d", i))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	pc := &PC{stage: s, I: i, Config: filepath.Join(dir, "client.toml"), DataDir: filepath.Join(dir, "disk"), hardware: filepath.Join(dir, "hardware.json"),
+		Hardware: Hardware{
+			SystemUUID:    fmt.Sprintf("4c4c4544-00%02x-4d10-80%02x-b4c04f5a31%02x", s.Net, i, i),
+			SystemSerial:  fmt.Sprintf("SYS%03d%03d", s.Net, i),
+			BoardSerial:   fmt.Sprintf("BRD%03d%03d", s.Net, i),
+			ChassisSerial: fmt.Sprintf("CHS%03d%03d", s.Net, i),
+			Disks:         []Disk{{fmt.Sprintf("DSK%03d%03dA", s.Net, i), true}},
+			NICs:          []NIC{{fmt.Sprintf("00-1B-21-%02X-00-%02X", s.Net, i), true, true}},
+			SMBIOSAMT:     true,
+		}}
+	password := filepath.Join(dir, "amt-password")
+	if err := os.WriteFile(password, []byte(Password+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	config := fmt.Sprintf("data_dir = %q\nhigher_system = \"https://%s\"\nca_file = %q\nenrolment_token_file = %q\nrestore_wait = \"1s\"\n\n[amt]\nurl = \"http://%s:16992\"\nuser = %q\npassword_file = %q\n\n[hardware]\nfile = %q\n",
+		pc.DataDir, m.Listen, m.CAFile, m.TokenFile, s.local(i), User, password, pc.hardware)
+	if err := os.WriteFile(pc.Config, []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	return pc, pc.WriteHardware()
+}
+
+// WriteHardware makes the PC's hardware what pc.Hardware says.
+func (pc *PC) WriteHardware() error {
+	b, err := json.Marshal(pc.Hardware)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(pc.hardware, b, 0o644)
+}
+
+// DiskFailure takes the disk away with all that was on it and puts an empty one in.
+func (pc *PC) DiskFailure() error {
+	serial := pc.Hardware.Disks[0].Serial
+	pc.Hardware.Disks[0].Serial = serial[:len(serial)-1] + string(serial[len(serial)-1]+1)
+	if err := pc.WriteHardware(); err != nil {
+		return err
+	}
+	return os.RemoveAll(pc.DataDir)
+}
+
+// Identity is what `install --json` and `status --json` print.
+type Identity struct {
+	HostID      string       `json:"host_id"`
+	Origin      string       `json:"origin"`
+	Stores      []StoreState `json:"stores"`
+	LastCheckin any          `json:"last_checkin"`
+}
+
+// StoreState is one of an identity's stores.
+type StoreState struct {
+	Name  string `json:"name"`
+	State string `json:"state"`
+	Error string `json:"last_error"`
+}
+
+// Store is the state of the store of that name.
+func (i Identity) Store(name string) StoreState {
+	for _, s := range i.Stores {
+		if s.Name == name {
+			return s
+		}
+	}
+	return StoreState{}
+}
+
+// Install installs the client.
+func (pc *PC) Install() (Identity, error) { return pc.identity("install", "--no-service", "--json") }
+
+// Status asks for the client's state.
+func (pc *PC) Status() (Identity, error) { return pc.identity("status", "--json") }
+
+// CheckIn does one check-in.
+func (pc *PC) CheckIn() (Result, error) { return pc.stage.Must("samehost-client", "checkin", "--config", pc.Config) }
+
+// Serve starts the client's service.
+func (pc *PC) Serve() (*Process, error) {
+	return pc.stage.Start("samehost-client", "run", "--config", pc.Config)
+}
+
+// Command runs a samehost-client command on this PC, whatever its exit code.
+func (pc *PC) Command(args ...string) (Result, error) {
+	return pc.stage.Run("samehost-client", append(args, "--config", pc.Config)...)
+}
+
+func (pc *PC) identity(args ...string) (Identity, error) {
+	var id Identity
+	r, err := pc.stage.Must("samehost-client", append(args, "--config", pc.Config)...)
+	if err != nil {
+		return id, err
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &id); err != nil {
+		return id, fmt.Errorf("%s printed %q: %w", strings.Join(args, " "), r.Stdout, err)
+	}
+	return id, nil
+}
