@@ -495,7 +495,9 @@ func (pc *PC) Install() (Identity, error) { return pc.identity("install", "--no-
 func (pc *PC) Status() (Identity, error) { return pc.identity("status", "--json") }
 
 // CheckIn does one check-in.
-func (pc *PC) CheckIn() (Result, error) { return pc.stage.Must("samehost-client", "checkin", "--config", pc.Config) }
+func (pc *PC) CheckIn() (Result, error) {
+	return pc.stage.Must("samehost-client", "checkin", "--config", pc.Config)
+}
 
 // Serve starts the client's service.
 func (pc *PC) Serve() (*Process, error) {
