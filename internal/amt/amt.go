@@ -1,12 +1,26 @@
 // Package amt keeps a host ID record in Intel AMT's third-party data storage (3PDS): Initialize prepares the area
 // over the network with the administration class, Store reads and writes it from the PC itself.
+//
+// AMT pins an application to the interface, local or network, that first registered it, so the two sides never do
+// each other's work: nothing here registers the application over the network, and the Store never touches the
+// administration class. Names, sizes, the order of the calls and what is known of the firmware's answers are in
+// docs/protocol/3pds.md.
+//
+// # Errors
+//
+// A method's own answer is a Status. What wsman reports (a Fault, ErrLogOn, ErrTLSOnly, a transport error) comes
+// through; where the reason is known it is also one of the sentinels below. Texts name the method and what is
+// wrong with it; which device it was, and what to do about it, are the caller's to say.
+//
+// Nothing is sent twice in the dark: when a connection breaks under a call, the error is returned, and it is for
+// the caller to do the whole operation again. Each of them begins by reading what is there.
 package amt
 
 import (
-	"context"
 	"errors"
+	"fmt"
+	"strings"
 
-	"samehost/internal/hostid"
 	"samehost/internal/wsman"
 )
 
@@ -18,48 +32,11 @@ const (
 	CallerUUID        = "7C1D0F6E2B5A4E0C9D3B61A84F2E9C57"
 	BlockSize         = 4096
 	AllocationSize    = 2 * BlockSize
-	maxTransfer       = 3000
+
+	// maxTransfer is how many bytes one ReadBlock or WriteBlock moves at most. The firmware's buffer is 4 KB, and
+	// whether that counts the bytes or their base64 text is not told: 3000 bytes are 4000 characters.
+	maxTransfer = 3000
 )
-
-// About is what a device says of itself.
-type About struct {
-	PlatformGUID      string // 32 upper-case hex digits, raw SMBIOS byte order; "" if not told
-	HostName          string
-	Version           string // AMT version, e.g. 11.8.50
-	ProvisioningState int    // 0 pre, 1 in, 2 post; -1 unknown
-	ProvisioningMode  int    // 1 Enterprise, 2 Small Business, 4 Client Control; -1 unknown
-}
-
-// Describe reads About. A class the firmware lacks or does not show leaves its fields unset; only a failure
-// that would stop every later call is an error.
-func Describe(ctx context.Context, c *wsman.Client) (About, error) { panic("unwritten") }
-
-// Result is what Initialize found and did.
-type Result struct {
-	About              About
-	EnterpriseAdded    bool
-	AllocationAdded    bool
-	AllocationEnlarged bool
-	NonPartner         bool     // no free allocation entry: the non-partner area serves
-	Registered         bool     // the client's application is registered already
-	Enterprises        []string // who holds EACL places
-}
-
-// AlreadyInitialized reports that nothing had to be changed.
-func (r Result) AlreadyInitialized() bool {
-	return !r.EnterpriseAdded && !r.AllocationAdded && !r.AllocationEnlarged
-}
-
-// Initialize makes sure that the client's application can register and allocate its blocks. It uses the
-// administration class only, never registers an application and never removes anything. Doing it again is harmless.
-func Initialize(ctx context.Context, c *wsman.Client, enterprise string) (Result, error) {
-	panic("unwritten")
-}
-
-// Inspect says what Initialize would find, and changes nothing.
-func Inspect(ctx context.Context, c *wsman.Client, enterprise string) (Result, error) {
-	panic("unwritten")
-}
 
 // Why a device cannot be initialized or used. Callers branch with errors.Is; Status and wsman's errors come through.
 var (
@@ -68,31 +45,43 @@ var (
 	ErrLockedOut      = errors.New("the device refuses a log-on it accepted before: locked out for a while, or its password was changed")
 	ErrNotProvisioned = errors.New("AMT is not set up")
 	ErrMode           = errors.New("AMT is in Enterprise mode without TLS settings of ours") // before 6.0 only
+	ErrNotReady       = errors.New("the firmware is busy or not ready yet")                  // worth another try later
 	ErrEACLFull       = errors.New("all enterprise places are taken")                        // see EACLFullError
+	ErrNoSpace        = errors.New("the storage has no room for the host ID")
 )
 
 // EACLFullError says who holds the enterprise places.
 type EACLFullError struct{ Holders []string }
 
-func (e *EACLFullError) Error() string { panic("unwritten") }
+func (e *EACLFullError) Error() string {
+	if len(e.Holders) == 0 {
+		return ErrEACLFull.Error()
+	}
+	quoted := make([]string, len(e.Holders))
+	for i, h := range e.Holders {
+		quoted[i] = fmt.Sprintf("%q", h)
+	}
+	return ErrEACLFull.Error() + ": " + strings.Join(quoted, ", ")
+}
 
 // Is makes errors.Is(err, ErrEACLFull) hold.
 func (e *EACLFullError) Is(target error) bool { return target == ErrEACLFull }
 
-// Store keeps the record in two hidden blocks of the local AMT. It implements hostid.Store.
-type Store struct{}
+// AcceptedBefore is err as someone must read it who knows that the device accepted the same log-on earlier (from a
+// journal, say): a refused log-on is then ErrLockedOut too. The firmware's own answer does not tell a locked account
+// from a wrong password.
+func AcceptedBefore(err error) error {
+	if errors.Is(err, wsman.ErrLogOn) && !errors.Is(err, ErrLockedOut) && !errors.Is(err, ErrNoRealm) {
+		return fmt.Errorf("%w: %w", ErrLockedOut, err)
+	}
+	return err
+}
 
-// NewStore makes a Store on the AMT that c reaches, under that EACL enterprise.
-func NewStore(c *wsman.Client, enterprise string) *Store { panic("unwritten") }
-
-// Load implements hostid.Store.
-func (s *Store) Load(ctx context.Context) (hostid.Record, error) { panic("unwritten") }
-
-// Save implements hostid.Store.
-func (s *Store) Save(ctx context.Context, r hostid.Record) error { panic("unwritten") }
-
-// Close unregisters the application's session and drops the connection. The data stays.
-func (s *Store) Close(ctx context.Context) error { panic("unwritten") }
-
-// Remove deallocates our blocks and removes our application: `samehost-client uninstall --erase-nvm`.
-func (s *Store) Remove(ctx context.Context) error { panic("unwritten") }
+// checkEnterprise refuses a name that no EACL entry can have: AMT takes at most 64, and whether that counts bytes
+// or characters is not told, so it is bytes here.
+func checkEnterprise(name string) error {
+	if name == "" || len(name) > 64 || printable(name) != name || strings.TrimSpace(name) != name {
+		return fmt.Errorf("enterprise name %q: want 1 to 64 bytes of printable text", printable(name))
+	}
+	return nil
+}
