@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -519,4 +520,23 @@ func (pc *PC) identity(args ...string) (Identity, error) {
 		return id, fmt.Errorf("%s printed %q: %w", strings.Join(args, " "), r.Stdout, err)
 	}
 	return id, nil
+}
+
+// UntilAlias waits until the manager lists both host IDs under one asset.
+func (m *Manager) UntilAlias(old, new string) error {
+	var last []Asset
+	var failed error
+	err := m.until(func() bool {
+		last, failed = m.Assets()
+		for _, a := range last {
+			if slices.Contains(a.HostIDs, old) && slices.Contains(a.HostIDs, new) {
+				return true
+			}
+		}
+		return failed != nil
+	}, fmt.Sprintf("to list %s and %s as one asset", old, new))
+	if failed != nil {
+		return failed
+	}
+	return err
 }
