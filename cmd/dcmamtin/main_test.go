@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// simulator is the amtsim program, built once: the scripts run both programs as processes.
+var simulator string
+
+func TestMain(m *testing.M) {
+	// testscript.Main starts this binary again under the name dcmamtin, and that one needs no simulator.
+	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == "dcmamtin" {
+		testscript.Main(m, map[string]func(){"dcmamtin": main})
+	}
+	testscript.Main(built{m}, map[string]func(){"dcmamtin": main})
+}
+
+// built builds the simulator before the tests run and removes it afterwards.
+type built struct{ m *testing.M }
+
+func (b built) Run() int {
+	dir, err := os.MkdirTemp("", "dcmamtin-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	simulator = filepath.Join(dir, "amtsim")
+	build := exec.Command("go", "build", "-o", simulator, "samehost/cmd/amtsim")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n%s", build, err, out)
+		return 1
+	}
+	return b.m.Run()
+}
+
+// Each script has a second octet of its own in 127.0.0.0/8, from 40 to 48: port 16992 can then be probed without
+// meeting the devices of another.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("LANG", "C")
+			env.Setenv("AMT_PASSWORD", "P@ssw0rd!") // amtsim's default
+			if own := ownAddress(); own != "" {
+				env.Setenv("OWN", own)
+			}
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "own-address" {
+				return ownAddress() != "", nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"sim":       simCommand,
+			"webserver": webserverCommand,
+			"exits":     exitsCommand,
+			"interrupt": interruptCommand,
+			"lines":     linesCommand,
+			"control":   controlCommand,
+		},
+	})
+}
+
+// ownAddress is an address of this machine that is not loopback, "" if it has none.
+func ownAddress() string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return ""
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			return n.IP.String()
+		}
+	}
+	return ""
+}
+
+// simCommand starts amtsim and goes on when it listens: sim ARG...
+func simCommand(ts *testscript.TestScript, neg bool, args []string) {
+	c := exec.Command(simulator, args...)
+	c.Dir = ts.MkAbs(".")
+	var problems strings.Builder
+	c.Stderr = &problems
+	out, err := c.StdoutPipe()
+	ts.Check(err)
+	ts.Check(c.Start())
+	ts.Defer(func() {
+		c.Process.Kill()
+		c.Wait()
+	})
+	for s := bufio.NewScanner(out); s.Scan(); {
+		if strings.HasPrefix(s.Text(), "ready") {
+			return
+		}
+	}
+	c.Wait()
+	ts.Fatalf("amtsim %s did not get ready: %s", strings.Join(args, " "), problems.String())
+}
+
+// webserverCommand serves 404 to everything at an address: webserver ADDRESS:PORT
+func webserverCommand(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", args[0])
+	ts.Check(err)
+	s := &http.Server{Handler: http.NotFoundHandler()}
+	ts.Defer(func() { s.Close() })
+	go s.Serve(l)
+}
+
+// exitsCommand runs dcmamtin and wants exactly that exit code: exits CODE ARG...
+func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("dcmamtin", args[1:]...)
+	got := 0
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = failed.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+	if want == exitArguments || want == exitFile {
+		if stderr := ts.ReadFile("stderr"); strings.Count(stderr, "\n") != 1 || ts.ReadFile("stdout") != "" {
+			ts.Fatalf("want one line on standard error and nothing else")
+		}
+	}
+}
+
+// interruptCommand runs dcmamtin, sends it SIGINT once its output has a text, and wants an exit code within ten
+// seconds: interrupt CODE TEXT ARG...
+func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
+	exe, err := os.Executable()
+	ts.Check(err)
+	c := exec.Command(exe, args[2:]...)
+	c.Args[0] = "dcmamtin"
+	c.Dir = ts.MkAbs(".")
+	c.Env = append(os.Environ(), "LANG=C", "AMT_PASSWORD="+ts.Getenv("AMT_PASSWORD"), "PATH="+ts.Getenv("PATH"))
+	c.Path, err = lookPath(ts.Getenv("PATH"), "dcmamtin")
+	ts.Check(err)
+	var stderr strings.Builder
+	c.Stderr = &stderr
+	out, err := c.StdoutPipe()
+	ts.Check(err)
+	ts.Check(c.Start())
+	kill := time.AfterFunc(10*time.Second, func() { c.Process.Kill() })
+	defer kill.Stop()
+	sent := false
+	var stdout strings.Builder
+	for s := bufio.NewScanner(out); s.Scan(); {
+		fmt.Fprintln(&stdout, s.Text())
+		if !sent && strings.Contains(s.Text(), args[1]) {
+			ts.Check(c.Process.Signal(syscall.SIGINT))
+			sent = true
+		}
+	}
+	c.Wait()
+	ts.Logf("[stdout]\n%s[stderr]\n%s", stdout.String(), stderr.String())
+	if got := fmt.Sprint(c.ProcessState.ExitCode()); got != args[0] || !sent {
+		ts.Fatalf("exit code %s, want %s; interrupted: %v", got, args[0], sent)
+	}
+	if !strings.Contains(stderr.String(), "were not tried") {
+		ts.Fatalf("standard error does not say what was not tried")
+	}
+}
+
+func lookPath(path, program string) (string, error) {
+	for _, dir := range filepath.SplitList(path) {
+		full := filepath.Join(dir, program)
+		if _, err := os.Stat(full); err == nil {
+			return full, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not on the path", program)
+}
+
+// linesCommand counts the lines of a file, or of stdout, that contain a text: lines FILE N TEXT
+func linesCommand(ts *testscript.TestScript, neg bool, args []string) {
+	n := 0
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		if strings.Contains(line, args[2]) {
+			n++
+		}
+	}
+	if fmt.Sprint(n) != args[1] {
+		ts.Fatalf("%d lines of %s contain %q, want %s", n, args[0], args[2], args[1])
+	}
+}
+
+// controlCommand reads a path of a simulator's control API into stdout: control ADDRESS:PORT PATH
+func controlCommand(ts *testscript.TestScript, neg bool, args []string) {
+	client := http.Client{Timeout: 10 * time.Second}
+	resp, err := client.Get("http://" + args[0] + args[1])
+	ts.Check(err)
+	defer resp.Body.Close()
+	buf := bufio.NewReader(resp.Body)
+	_, err = buf.WriteTo(ts.Stdout())
+	ts.Check(err)
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"samehost/internal/amtinit"
+)
+
+// Everything that a person reads and that is not a reason stands here, in both languages.
+var (
+	textHelp = amtinit.Text{
+		EN: `Usage: dcmamtin {/f FILE | /H HOST | /I ADDRESS} [options]
+
+Initializes the area for the host ID in the AMT nonvolatile memory of PCs.
+Doing it again is harmless.
+
+  /f FILE      every client and relay system that a system configuration
+               information file lists (full path)
+  /H HOST      one PC by its host name, at most 64 single-byte characters
+  /I ADDRESS   one PC by its IPv4 or IPv6 address
+
+  --config FILE            instead of this machine's manager.toml or relay.toml
+  --parallel N             PCs worked on at a time (64)
+  --timeout TIME           limit for one PC (30s)
+  --ignore-logon-failures  go on though the first five PCs refuse the password
+  --progress auto|plain|none    --json    --lang en|ja    --version    -h --help
+
+Examples:
+  dcmamtin /H pc0001
+  dcmamtin /I 192.0.2.10 --timeout 1m
+  dcmamtin.exe /f "D:\Program Files\Hitachi\NETMDM\DMPRM\NETM.NDD"
+
+Exit codes: 0 every PC initialized, 1 file, 2 arguments, 12 other error,
+30 at least one PC failed, 31 every PC failed (causes and remedies: DCMAMT.LOG)
+`,
+		JA: `形式: dcmamtin {/f ファイル | /H ホスト名 | /I IPアドレス} [オプション]
+
+PCのAMTの不揮発性メモリに,ホスト識別子を保管するための領域を初期設定します。
+2回実行しても問題ありません。
+
+  /f ファイル    システム構成情報ファイル(フルパス)に記載されている,すべての
+                 クライアントと中継システム
+  /H ホスト名    1台のPC。半角64文字以内
+  /I IPアドレス  1台のPC。IPv4またはIPv6
+
+  --config FILE            manager.tomlまたはrelay.tomlの代わりに使う設定ファイル
+  --parallel N             同時に処理するPCの台数(64)
+  --timeout TIME           1台当たりの制限時間(30s)
+  --ignore-logon-failures  最初の5台がパスワードを拒否しても続行する
+  --progress auto|plain|none    --json    --lang en|ja    --version    -h --help
+
+例:
+  dcmamtin /H pc0001
+  dcmamtin /I 192.0.2.10 --timeout 1m
+  dcmamtin.exe /f "D:\Program Files\Hitachi\NETMDM\DMPRM\NETM.NDD"
+
+リターンコード: 0 すべて成功, 1 ファイルの誤り, 2 引数の誤り, 12 その他のエラー,
+30 1台以上で失敗, 31 すべてで失敗 (要因と対処はDCMAMT.LOGを参照)
+`}
+
+	textBadFile = amtinit.Text{
+		EN: "%v; correct the line, no PC was touched",
+		JA: "システム構成情報ファイルの形式が不正です: %v。記述を修正してください(どのPCにも実行していません)"}
+	textCannotOpen = amtinit.Text{
+		EN: "%v; check the path of the system configuration information file",
+		JA: "システム構成情報ファイルを開けません: %v。パスを確認してください"}
+	textNotRegular = amtinit.Text{
+		EN: "%s is not a file; check the path of the system configuration information file",
+		JA: "%sはファイルではありません。システム構成情報ファイルのパスを確認してください"}
+	textNoClient = amtinit.Text{
+		EN: "%s names no client; check the path, or write the file anew (samehost-manager sysconfig export)",
+		JA: "%sにはクライアントが記載されていません。パスを確認するか,ファイルを出力し直してください(samehost-manager sysconfig export)"}
+	textFileChanged = amtinit.Text{
+		EN: "%s changed while it was worked through; run the command again when it is at rest",
+		JA: "%sが処理中に変更されました。変更が終わってからコマンドを再実行してください"}
+	textSystem = amtinit.Text{
+		EN: "%v",
+		JA: "コマンドの実行環境を確認してください: %v"}
+	textNoTrust = amtinit.Text{
+		EN: "[amt] tls = true needs tls_ca or tls_pin beside it; set one of them in %s",
+		JA: "[amt]でtls = trueを指定する場合は,tls_caまたはtls_pinが必要です。%sに設定してください"}
+	textLog = amtinit.Text{
+		EN: "%v; make the folder, or name a writable one as data_dir in %s",
+		JA: "ログファイルに書き込めません: %v。フォルダを作成するか,書き込みできるフォルダを%sのdata_dirに指定してください"}
+	textStdout = amtinit.Text{
+		EN: "standard output cannot be written: %v",
+		JA: "標準出力に書き込めません: %v"}
+	textInterrupted = amtinit.Text{
+		EN: "interrupted: finishing what is in flight; once more breaks it off",
+		JA: "中断します。処理中のPCが終わるのを待っています。もう一度中断すると直ちに打ち切ります"}
+	textRunAgain = amtinit.Text{
+		EN: "interrupted: %d of %d targets were not tried; run the command again, doing it twice is harmless",
+		JA: "中断しました。%[2]d台のうち%[1]d台は未実行です。コマンドを再実行してください。2回実行しても問題ありません"}
+	textProgress = amtinit.Text{
+		EN: "%d of %d targets done, %d failed",
+		JA: "%[2]d台中%[1]d台終了,失敗%[3]d台"}
+
+	textInitialized = amtinit.Text{EN: "initialized", JA: "初期設定に成功しました"}
+	textAlready     = amtinit.Text{EN: "initialized already, nothing changed", JA: "初期設定済みです(変更なし)"}
+	textFailed      = amtinit.Text{EN: "FAILED", JA: "失敗"}
+	textRemedy      = amtinit.Text{EN: "Remedy:", JA: "対処:"}
+	textSummary     = amtinit.Text{
+		EN: "%d targets: %d initialized (%d of them already before), %d failed, %d not tried",
+		JA: "実行先%d台: 成功%d台(うち初期設定済み%d台),失敗%d台,未実行%d台"}
+	textLogAt = amtinit.Text{EN: "Exit code %d. Log: %s", JA: "リターンコード%d。ログ: %s"}
+
+	// What the firmware's memory got; keys are those of the JSON output.
+	textDone = map[string]amtinit.Text{
+		"enterprise-added":    {EN: "enterprise entry added", JA: "エンタープライズを登録"},
+		"allocation-added":    {EN: "allocation entry added", JA: "割り当てエントリを登録"},
+		"allocation-enlarged": {EN: "allocation entry enlarged", JA: "割り当てエントリを拡張"},
+	}
+)
+
+// problem is an error line in the reader's language together with the exit code it leads to.
+type problem struct {
+	exit int
+	text amtinit.Text
+}
+
+func newProblem(exit int, text amtinit.Text, values ...any) *problem {
+	for i, v := range values {
+		switch v := v.(type) {
+		case error:
+			values[i] = amtinit.Printable(v.Error(), 1000)
+		case string:
+			values[i] = amtinit.Printable(v, 400)
+		}
+	}
+	return &problem{exit, amtinit.Text{EN: fmt.Sprintf(text.EN, values...), JA: fmt.Sprintf(text.JA, values...)}}
+}
+
+// environmentLanguage is the reader's language as the environment has it, in the order of POSIX (XBD 8.2); where it
+// says nothing, as Windows has it.
+func environmentLanguage() amtinit.Lang {
+	for _, name := range []string{"LC_ALL", "LC_MESSAGES", "LANG"} {
+		if v := os.Getenv(name); v != "" {
+			return languageOf(v)
+		}
+	}
+	return languageOf(systemLanguage())
+}
+
+func languageOf(locale string) amtinit.Lang {
+	if l := strings.ToLower(locale); l == "ja" || strings.HasPrefix(l, "ja_") || strings.HasPrefix(l, "ja-") ||
+		strings.HasPrefix(l, "ja.") || strings.HasPrefix(l, "japanese") {
+		return amtinit.Japanese
+	}
+	return amtinit.English
+}
