@@ -540,3 +540,48 @@ func (m *Manager) UntilAlias(old, new string) error {
 	}
 	return err
 }
+
+// UntilAssets waits until the manager lists n assets.
+func (m *Manager) UntilAssets(n int) error {
+	var failed error
+	err := m.until(func() bool {
+		var list []Asset
+		list, failed = m.Assets()
+		return failed != nil || len(list) == n
+	}, fmt.Sprintf("to list %d assets", n))
+	return errors.Join(failed, err)
+}
+
+// UntilStored waits until the client says that its AMT holds the host ID ("": whichever it has).
+func (pc *PC) UntilStored(hostID string) error {
+	deadline := time.Now().Add(ready)
+	for {
+		id, err := pc.Status()
+		if err == nil && id.HostID != "" && (hostID == "" || id.HostID == hostID) && id.Store("amt").State == "stored" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waited %v for AMT to hold %s: %+v, %v", ready, hostID, id, err)
+		}
+		time.Sleep(50 * time.Millisecond) // a poll of another process's state
+	}
+}
+
+// BlockWrites is how often WriteBlock was called on PC i.
+func (f *Firmware) BlockWrites(i int) (int, error) {
+	d, err := f.Device(i)
+	if err != nil {
+		return 0, err
+	}
+	n, ok := d["block_writes"].(float64)
+	if !ok {
+		return 0, fmt.Errorf("device %d tells no block_writes: %v", i, d)
+	}
+	return int(n), nil
+}
+
+// Corrupt spoils every block of PC i in its flash.
+func (f *Firmware) Corrupt(i int) error { return f.call(http.MethodPost, i, "/corrupt", "", nil) }
+
+// Provision sets PC i up again after a full unprovision.
+func (f *Firmware) Provision(i int) error { return f.call(http.MethodPost, i, "/provision", "", nil) }
