@@ -65,7 +65,7 @@ var options = []option{
 		for _, c := range v {
 			if c <= ' ' || c > '~' {
 				return badArgument("/H: \"%s\" has a character that no host name has; use single-byte letters, digits, hyphens and dots",
-					"/H: \"%s\"にはホスト名に使用できない文字があります。半角の英数字,ハイフン,ピリオドで指定してください", v)
+					"/H: \"%s\"にはホスト名に使用できない文字があります。半角の英数字、ハイフン、ピリオドで指定してください", v)
 			}
 		}
 		if len(v) > maxHostName {
@@ -112,7 +112,7 @@ var options = []option{
 	{name: "--progress", set: func(a *arguments, v string) error {
 		if v != "auto" && v != "plain" && v != "none" {
 			return badArgument("--progress: \"%s\" is not auto, plain or none",
-				"--progress: \"%s\"はauto,plain,noneのどれでもありません", v)
+				"--progress: \"%s\"はauto、plain、noneのどれでもありません", v)
 		}
 		a.progress = v
 		return nil
@@ -123,7 +123,7 @@ var options = []option{
 	}},
 	{name: "--lang", set: func(a *arguments, v string) error {
 		if v != string(amtinit.English) && v != string(amtinit.Japanese) {
-			return badArgument("--lang: \"%s\" is not en or ja", "--lang: \"%s\"はen,jaのどちらでもありません", v)
+			return badArgument("--lang: \"%s\" is not en or ja", "--lang: \"%s\"はen、jaのどちらでもありません", v)
 		}
 		a.lang = amtinit.Lang(v)
 		return nil
@@ -170,10 +170,10 @@ func parseArguments(args []string) (a arguments, err error) {
 	switch n := count(given["/f"], given["/H"], given["/I"]); {
 	case n == 0:
 		return a, badArgument("no target: give one of /f FILE, /H HOST and /I ADDRESS (--help shows examples)",
-			"実行先が指定されていません。/f,/H,/Iのどれか一つを指定してください(--helpで例を表示します)")
+			"実行先が指定されていません。/f、/H、/Iのどれか一つを指定してください(--helpで例を表示します)")
 	case n > 1:
 		return a, badArgument("/f, /H and /I exclude each other: give exactly one of them",
-			"/f,/H,/Iは同時に指定できません。どれか一つだけを指定してください")
+			"/f、/H、/Iは同時に指定できません。どれか一つだけを指定してください")
 	}
 	return a, nil
 }

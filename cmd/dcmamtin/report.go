@@ -123,7 +123,7 @@ func (r *report) target(o amtinit.Outcome) {
 
 func (r *report) targetJSON(o amtinit.Outcome) {
 	line := targetJSON{
-		Host:         amtinit.Printable(o.Host, maxShownError),
+		Host:         amtinit.Printable(o.Target.String(), maxShownError),
 		Address:      address(o),
 		Port:         int(o.Reached.Port()),
 		TLS:          o.TLS,

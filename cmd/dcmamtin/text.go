@@ -37,15 +37,15 @@ Exit codes: 0 every PC initialized, 1 file, 2 arguments, 12 other error,
 `,
 		JA: `形式: dcmamtin {/f ファイル | /H ホスト名 | /I IPアドレス} [オプション]
 
-PCのAMTの不揮発性メモリに,ホスト識別子を保管するための領域を初期設定します。
+PCのAMTの不揮発性メモリに、ホスト識別子を保管するための領域を初期設定します。
 2回実行しても問題ありません。
 
-  /f ファイル    システム構成情報ファイル(フルパス)に記載されている,すべての
+  /f ファイル    システム構成情報ファイル(フルパス)に記載されている、すべての
                  クライアントと中継システム
   /H ホスト名    1台のPC。半角64文字以内
   /I IPアドレス  1台のPC。IPv4またはIPv6
 
-  --config FILE            manager.tomlまたはrelay.tomlの代わりに使う設定ファイル
+  --config FILE            manager.tomlやrelay.tomlの代わりに使う設定ファイル
   --parallel N             同時に処理するPCの台数(64)
   --timeout TIME           1台当たりの制限時間(30s)
   --ignore-logon-failures  最初の5台がパスワードを拒否しても続行する
@@ -56,8 +56,8 @@ PCのAMTの不揮発性メモリに,ホスト識別子を保管するための�
   dcmamtin /I 192.0.2.10 --timeout 1m
   dcmamtin.exe /f "D:\Program Files\Hitachi\NETMDM\DMPRM\NETM.NDD"
 
-リターンコード: 0 すべて成功, 1 ファイルの誤り, 2 引数の誤り, 12 その他のエラー,
-30 1台以上で失敗, 31 すべてで失敗 (要因と対処はDCMAMT.LOGを参照)
+リターンコード: 0 すべて成功、1 ファイルの誤り、2 引数の誤り、12 その他、
+30 1台以上で失敗、31 すべてで失敗 (要因と対処はDCMAMT.LOGを参照)
 `}
 
 	textBadFile = amtinit.Text{
@@ -71,7 +71,7 @@ PCのAMTの不揮発性メモリに,ホスト識別子を保管するための�
 		JA: "%sはファイルではありません。システム構成情報ファイルのパスを確認してください"}
 	textNoClient = amtinit.Text{
 		EN: "%s names no client; check the path, or write the file anew (samehost-manager sysconfig export)",
-		JA: "%sにはクライアントが記載されていません。パスを確認するか,ファイルを出力し直してください(samehost-manager sysconfig export)"}
+		JA: "%sにはクライアントが記載されていません。パスを確認するか、ファイルを出力し直してください(samehost-manager sysconfig export)"}
 	textFileChanged = amtinit.Text{
 		EN: "%s changed while it was worked through; run the command again when it is at rest",
 		JA: "%sが処理中に変更されました。変更が終わってからコマンドを再実行してください"}
@@ -80,10 +80,10 @@ PCのAMTの不揮発性メモリに,ホスト識別子を保管するための�
 		JA: "コマンドの実行環境を確認してください: %v"}
 	textNoTrust = amtinit.Text{
 		EN: "[amt] tls = true needs tls_ca or tls_pin beside it; set one of them in %s",
-		JA: "[amt]でtls = trueを指定する場合は,tls_caまたはtls_pinが必要です。%sに設定してください"}
+		JA: "[amt]でtls = trueを指定する場合は、tls_caまたはtls_pinが必要です。%sに設定してください"}
 	textLog = amtinit.Text{
 		EN: "%v; make the folder, or name a writable one as data_dir in %s",
-		JA: "ログファイルに書き込めません: %v。フォルダを作成するか,書き込みできるフォルダを%sのdata_dirに指定してください"}
+		JA: "ログファイルに書き込めません: %v。フォルダを作成するか、書き込みできるフォルダを%sのdata_dirに指定してください"}
 	textStdout = amtinit.Text{
 		EN: "standard output cannot be written: %v",
 		JA: "標準出力に書き込めません: %v"}
@@ -95,7 +95,7 @@ PCのAMTの不揮発性メモリに,ホスト識別子を保管するための�
 		JA: "中断しました。%[2]d台のうち%[1]d台は未実行です。コマンドを再実行してください。2回実行しても問題ありません"}
 	textProgress = amtinit.Text{
 		EN: "%d of %d targets done, %d failed",
-		JA: "%[2]d台中%[1]d台終了,失敗%[3]d台"}
+		JA: "%[2]d台中%[1]d台終了、失敗%[3]d台"}
 
 	textInitialized = amtinit.Text{EN: "initialized", JA: "初期設定に成功しました"}
 	textAlready     = amtinit.Text{EN: "initialized already, nothing changed", JA: "初期設定済みです(変更なし)"}
@@ -103,7 +103,7 @@ PCのAMTの不揮発性メモリに,ホスト識別子を保管するための�
 	textRemedy      = amtinit.Text{EN: "Remedy:", JA: "対処:"}
 	textSummary     = amtinit.Text{
 		EN: "%d targets: %d initialized (%d of them already before), %d failed, %d not tried",
-		JA: "実行先%d台: 成功%d台(うち初期設定済み%d台),失敗%d台,未実行%d台"}
+		JA: "実行先%d台: 成功%d台(うち初期設定済み%d台)、失敗%d台、未実行%d台"}
 	textLogAt = amtinit.Text{EN: "Exit code %d. Log: %s", JA: "リターンコード%d。ログ: %s"}
 
 	// What the firmware's memory got; keys are those of the JSON output.

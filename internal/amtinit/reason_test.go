@@ -150,3 +150,32 @@ func TestPrintable(t *testing.T) {
 		}
 	})
 }
+
+// docs/operations has every message with its cause and action, word for word.
+func TestEveryMessageIsDocumented(t *testing.T) {
+	t.Parallel()
+	for lang, file := range map[Lang]string{English: "dcmamtin.en.md", Japanese: "dcmamtin.ja.md"} {
+		b, err := os.ReadFile("../../docs/operations/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc := string(b)
+		for _, r := range Reasons() {
+			row := fmt.Sprintf("| %s | `%s` | %s | %s |\n", r.ID, r.Code, r.Cause.In(lang), r.Remedy.In(lang))
+			if !strings.Contains(doc, row) {
+				t.Errorf("%s lacks the row %s", file, row)
+			}
+		}
+		for id, text := range LogMessages() {
+			if !strings.Contains(doc, "| "+id+" | "+text.In(lang)+" | ") {
+				t.Errorf("%s lacks %s: %s", file, id, text.In(lang))
+			}
+		}
+		for _, id := range regexp.MustCompile(`SHAM\d{4}-\w`).FindAllString(doc, -1) {
+			_, isMessage := LogMessages()[id]
+			if !isMessage && !strings.Contains(fmt.Sprint(Reasons()), id) {
+				t.Errorf("%s documents %s, which does not exist", file, id)
+			}
+		}
+	}
+}
