@@ -2,6 +2,8 @@ package hostid
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 )
@@ -16,14 +18,14 @@ type Keeper struct {
 
 	// Expected says that the hardware has memory on the board, though it may not answer yet: a fresh Windows
 	// often lacks the driver. Where a host ID would have to be generated meanwhile, Establish then waits
-	// RestoreWait for it (0: DefaultRestoreWait).
+	// RestoreWait for it (0: DefaultRestoreWait; below 0: not at all).
 	Expected    bool
 	RestoreWait time.Duration
 
 	// BeforeOverwrite is called before a readable record of another host ID is overwritten, in memory or in the
 	// file, and makes that known for good: it returns nil only when what the manager must be told (for Replaced
 	// the proof by the old record's key) will survive a power cut. If it fails, nothing is overwritten. It is
-	// called again with the same records if the overwrite did not come about.
+	// called again if the overwrite did not come about, and then New may be another one where it is generated.
 	BeforeOverwrite func(ctx context.Context, o Overwrite) error
 
 	Log *slog.Logger // nil: no log
@@ -119,6 +121,342 @@ const (
 // Establish makes sure that this PC has a host ID, and that memory on the board keeps it.
 //
 // It fails only where going on could lose an identity: with ErrNewer (stop and upgrade), where the host ID
-// management file cannot be read or written, or with the context's error. What concerns memory alone never fails
-// it and stands in Outcome.Stores.
-func (k *Keeper) Establish(ctx context.Context) (Outcome, error) { panic("unwritten") }
+// management file cannot be read or a host ID cannot be written to it, where BeforeOverwrite fails for the file, or
+// with the context's error. What concerns memory alone never fails it and stands in Outcome.Stores.
+//
+// The order of its durable steps, so that a power cut between any two leaves what the next call makes good:
+//
+//   - What is about to be overwritten is set aside and announced (BeforeOverwrite) first.
+//   - A new ID goes to the file first and to memory second: were it the other way round, the file of a copied disk
+//     would meet its own successor in memory and take it for another PC's.
+//   - Memory takes the file's ID before the file is marked as stored: a mark too early would end Fresh, and then the
+//     old record in memory would win. A mark too late is set by the next call, which finds the same ID in both.
+//   - In a restore only the file is written; memory takes the present facts with the next call.
+func (k *Keeper) Establish(ctx context.Context) (Outcome, error) {
+	v, d, out, err := k.look(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
+	switch d.do {
+	case stop:
+		return Outcome{}, fmt.Errorf("the host ID is left as it is: %w", k.newest(out))
+	case restore:
+		err = k.restore(ctx, v, d, &out)
+	case generate:
+		err = k.generate(ctx, v, d, &out)
+	default:
+		err = k.keep(ctx, v, d, &out)
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	out.Pending = out.Record.Local.Pending
+	if out.Record.Local.Provisional {
+		out.Origin = Provisional
+	}
+	out.Conflicts = d.conflicts
+	out.Stores[0].State, out.Stores[0].HostID = Stored, out.Record.HostID
+	for i, m := range v.memory {
+		if s := &out.Stores[i+1]; s.State == Stored && (s.HostID != out.Record.HostID || m.readable() && m.record.Seed != out.Record.Seed) {
+			s.State = Differs
+		}
+	}
+	for _, c := range out.Conflicts {
+		k.log().Warn("conflict", "kind", c.Kind, "store", c.Store, "sentence", c.Sentence)
+	}
+	return out, nil
+}
+
+// pollEvery is how often memory that must be there is asked while it does not answer: often enough that nobody
+// waits long after the driver came up, seldom enough to disturb nothing.
+const pollEvery = 2 * time.Second
+
+// look loads every store and decides, and waits where that is the decision. The outcome has the state of each store.
+func (k *Keeper) look(ctx context.Context) (view, decision, Outcome, error) {
+	patience := k.RestoreWait
+	if patience == 0 {
+		patience = DefaultRestoreWait
+	}
+	deadline := time.Now().Add(patience)
+	for waited := false; ; waited = true {
+		v, out, err := k.load(ctx)
+		if err != nil {
+			return view{}, decision{}, Outcome{}, err
+		}
+		left := time.Until(deadline)
+		v.patient = k.Expected && left > 0
+		d := decide(v)
+		if d.do != wait {
+			return v, d, out, nil
+		}
+		if !waited {
+			k.log().Info("waiting for memory on the board before a new host ID is generated", "at_most", patience, "stores", out.Stores)
+		}
+		again := time.NewTimer(min(pollEvery, left))
+		select {
+		case <-ctx.Done():
+			again.Stop()
+			return view{}, decision{}, Outcome{}, fmt.Errorf("waiting for memory on the board: %w", ctx.Err())
+		case <-again.C:
+		}
+	}
+}
+
+// load reads every store once.
+func (k *Keeper) load(ctx context.Context) (view, Outcome, error) {
+	v := view{evidence: k.Evidence}
+	out := Outcome{Stores: []StoreState{{Name: FileStoreName, State: Empty}}}
+	r, err := k.File.Load(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return view{}, Outcome{}, ctx.Err()
+	case errors.Is(err, ErrNotStored):
+		v.file = fileNone
+	case errors.Is(err, ErrCorrupt):
+		v.file = fileCorrupt
+		out.Stores[0].State, out.Stores[0].Error = Corrupt, err.Error()
+		k.log().Warn("the host ID management file is corrupt", "error", err)
+	case errors.Is(err, ErrNewer):
+		v.file = fileNewer
+		out.Stores[0].State, out.Stores[0].Error = Newer, err.Error()
+	case err != nil:
+		return view{}, Outcome{}, fmt.Errorf("the host ID management file: %w", err)
+	default:
+		v.file, v.record = k.classify(r), r
+	}
+	for _, m := range k.Memory {
+		mv := memoryView{name: m.Name, state: Stored}
+		state := StoreState{Name: m.Name}
+		r, err := m.Store.Load(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return view{}, Outcome{}, ctx.Err()
+		case err == nil:
+			mv.record, state.HostID = r, r.HostID
+			if Compare(r.Facts, k.Evidence.Facts(r.HostID)) == AnotherBoard {
+				mv.state = Foreign
+			}
+		case errors.Is(err, ErrNotStored):
+			mv.state = Empty
+		case errors.Is(err, ErrNotInitialized):
+			mv.state = NotInitialized
+		case errors.Is(err, ErrCorrupt):
+			mv.state = Corrupt
+		case errors.Is(err, ErrNewer):
+			mv.state = Newer
+		default: // ErrUnavailable, or a store that does not say: whatever it holds is not known
+			mv.state = Unavailable
+		}
+		if state.State = mv.state; err != nil && mv.state != Empty {
+			state.Error = err.Error()
+		}
+		v.memory = append(v.memory, mv)
+		out.Stores = append(out.Stores, state)
+	}
+	return v, out, nil
+}
+
+// classify says what a record in the host ID management file is to this PC.
+func (k *Keeper) classify(r Record) fileState {
+	present := k.Evidence.Facts(r.HostID)
+	switch Compare(r.Facts, present) {
+	case SameBoard:
+		return fileOwn
+	case Undecided:
+		return fileUndecided
+	}
+	if AnotherDisk(r.Facts, present) {
+		return fileCopy
+	}
+	return fileMoved
+}
+
+// newest is why Establish stops.
+func (k *Keeper) newest(out Outcome) error {
+	for _, s := range out.Stores {
+		if s.State == Newer {
+			return fmt.Errorf("%s: %w", s.Name, ErrNewer)
+		}
+	}
+	return ErrNewer
+}
+
+func (k *Keeper) keep(ctx context.Context, v view, d decision, out *Outcome) error {
+	r := v.record
+	out.Origin = Kept
+	stored := d.refresh // memory holds the file's ID already
+	for _, i := range d.writes {
+		m, now := v.memory[i], r
+		switch {
+		case d.overwrite != "" && m.readable():
+			if err := k.announce(ctx, d.overwrite, m, r); err != nil {
+				k.failed(ctx, &out.Stores[i+1], err)
+				continue
+			}
+		case d.refresh && m.readable():
+			now = m.record
+		}
+		if d.refresh {
+			now.Facts = now.Facts.Merge(k.Evidence.Facts(now.HostID))
+		}
+		if k.preserve(ctx, i, now, out) {
+			stored = true
+		}
+	}
+	if d.refresh {
+		r.Facts = r.Facts.Merge(k.Evidence.Facts(r.HostID))
+	}
+	return k.mark(ctx, v.record, r, stored, out)
+}
+
+// mark writes the file's record with what came of it, if that changed anything. A failure loses nothing: the next
+// call finds the same and marks again.
+func (k *Keeper) mark(ctx context.Context, old, r Record, stored bool, out *Outcome) error {
+	if stored {
+		r.Local.Stored, r.Local.Fresh, r.Local.Provisional = true, false, false
+	}
+	out.Record = r
+	if r.Equal(old) {
+		return ctx.Err()
+	}
+	if err := k.File.Save(ctx, r); err != nil {
+		out.Record = old
+		k.failed(ctx, &out.Stores[0], err)
+	}
+	return ctx.Err()
+}
+
+// announce makes sure that what memory holds is not forgotten when it is overwritten.
+func (k *Keeper) announce(ctx context.Context, kind OverwriteKind, m memoryView, r Record) error {
+	name, err := k.File.SetAsideRecord(ctx, m.record, string(kind))
+	if err != nil {
+		return err
+	}
+	if err := k.before(ctx, Overwrite{Kind: kind, Store: m.name, Old: m.record, New: r}); err != nil {
+		return err
+	}
+	k.log().Warn("overwriting a host ID in memory", "store", m.name, "why", kind, "old", m.record.HostID, "new", r.HostID, "set_aside", name)
+	return nil
+}
+
+// giveWay sets the file's record aside and announces that it will be overwritten by r.
+func (k *Keeper) giveWay(ctx context.Context, v view, kind OverwriteKind, r Record) error {
+	why := "replaced"
+	if kind == Copied {
+		why = "copy"
+	}
+	name, err := k.File.SetAside(ctx, why)
+	if err != nil {
+		return err
+	}
+	if err := k.before(ctx, Overwrite{Kind: kind, Store: FileStoreName, Old: v.record, New: r}); err != nil {
+		return err
+	}
+	k.log().Warn("the record in the host ID management file gives way", "why", kind, "old", v.record.HostID, "new", r.HostID, "set_aside", name)
+	return nil
+}
+
+func (k *Keeper) before(ctx context.Context, o Overwrite) error {
+	if k.BeforeOverwrite == nil {
+		return fmt.Errorf("host ID %s must not be overwritten: nothing records that for the manager", o.Old.HostID)
+	}
+	if err := k.BeforeOverwrite(ctx, o); err != nil {
+		return fmt.Errorf("host ID %s in %s was not overwritten, as the manager could not be told later: %w", o.Old.HostID, o.Store, err)
+	}
+	return nil
+}
+
+func (k *Keeper) restore(ctx context.Context, v view, d decision, out *Outcome) error {
+	m := v.memory[d.from]
+	r := m.record
+	r.Facts = r.Facts.Merge(k.Evidence.Facts(r.HostID))
+	r.Local = Local{Stored: true, Pending: d.pending, Origin: Restored}
+	if why, ok := d.aside(v); ok {
+		if err := k.giveWay(ctx, v, why, r); err != nil {
+			return err
+		}
+	}
+	if err := k.File.Save(ctx, r); err != nil {
+		return fmt.Errorf("host ID %s was read from %s but not restored: %w", r.HostID, m.name, err)
+	}
+	k.log().Info("host ID restored", "host_id", r.HostID, "store", m.name, "pending", d.pending)
+	out.Record, out.Origin = r, Restored
+	return nil
+}
+
+func (k *Keeper) generate(ctx context.Context, v view, d decision, out *Outcome) error {
+	r := Record{HostID: NewID(), Seed: NewSeed(), Issued: time.Now().UTC().Truncate(time.Second)}
+	r.Facts = k.Evidence.Facts(r.HostID)
+	r.Local = Local{Fresh: d.fresh, Provisional: d.uncertain, Origin: Generated}
+	if why, ok := d.aside(v); ok {
+		r.Local.CopyOf = v.record.HostID
+		if err := k.giveWay(ctx, v, why, r); err != nil {
+			return err
+		}
+	}
+	if err := k.File.Save(ctx, r); err != nil {
+		return fmt.Errorf("a new host ID was not stored: %w", err)
+	}
+	k.log().Info("host ID generated", "host_id", r.HostID, "provisional", d.uncertain, "copy_of", r.Local.CopyOf)
+	out.Origin = Generated
+	for _, s := range out.Stores[1:] {
+		out.Reasons = append(out.Reasons, reason(s, d))
+	}
+	stored := false
+	for _, i := range d.writes {
+		if k.preserve(ctx, i, r, out) {
+			stored = true
+		}
+	}
+	return k.mark(ctx, r, r, stored, out)
+}
+
+// reason says why nothing was restored from a store, and what to do.
+func reason(s StoreState, d decision) string {
+	later := "The new host ID is stored there as soon as it can be."
+	switch s.State {
+	case Empty:
+		return fmt.Sprintf("%s holds no host ID: this PC never stored one there, or the memory was erased since. "+
+			"If the PC had a host ID before, merge the two assets at the manager.", s.Name)
+	case NotInitialized:
+		return fmt.Sprintf("%s could not be read: %s. Initialize it from the higher system. %s", s.Name, s.Error, later)
+	case Corrupt:
+		return fmt.Sprintf("%s could not be read: %s. It is overwritten with the new host ID; "+
+			"if the PC had a host ID before, merge the two assets at the manager.", s.Name, s.Error)
+	case Foreign:
+		return fmt.Sprintf("%s holds host ID %s, which was stored on another board. Nothing was written to it: resolve the conflict at the manager.",
+			s.Name, s.HostID)
+	case Unavailable:
+		if d.fresh {
+			later = "When it answers, the new host ID is stored there, and a host ID found in it is reported to the manager as replaced."
+		}
+		return fmt.Sprintf("%s could not be read: %s. %s", s.Name, s.Error, later)
+	default: // readable, but one of several that differ
+		return fmt.Sprintf("%s holds host ID %s, and another memory another one. Nothing was written: resolve the conflict at the manager.", s.Name, s.HostID)
+	}
+}
+
+// preserve saves r to memory i. That it failed is a state of that store and no reason to stop.
+func (k *Keeper) preserve(ctx context.Context, i int, r Record, out *Outcome) bool {
+	s := &out.Stores[i+1]
+	if err := k.Memory[i].Store.Save(ctx, r.Portable()); err != nil {
+		k.failed(ctx, s, err)
+		return false
+	}
+	s.State, s.HostID, s.Error = Stored, r.HostID, ""
+	return true
+}
+
+func (k *Keeper) failed(ctx context.Context, s *StoreState, err error) {
+	s.Error = err.Error()
+	if ctx.Err() == nil {
+		k.log().Warn("the host ID could not be stored", "store", s.Name, "error", err)
+	}
+}
+
+func (k *Keeper) log() *slog.Logger {
+	if k.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return k.Log
+}
