@@ -42,7 +42,7 @@ type output struct {
 func (d *device) invoke(ctx context.Context, class, method string, in ...wsman.Param) (output, error) {
 	i, err := d.c.Invoke(ctx, amtSchema+class, method, in...)
 	if err != nil {
-		return output{}, fmt.Errorf("%s: %w", method, d.reason(ctx, class, err))
+		return output{}, d.reason(ctx, class, err)
 	}
 	d.accepted = true
 	out := output{method, i}
@@ -283,7 +283,7 @@ func (d *device) describe(ctx context.Context) (About, error) {
 				odd = err
 			}
 		default:
-			return about, fmt.Errorf("%s: %w", part.uri[strings.LastIndexByte(part.uri, '/')+1:], err)
+			return about, err
 		}
 	}
 	if !readable {

@@ -178,9 +178,11 @@ func (d *device) survey(ctx context.Context, enterprise string) (Result, area, e
 		err = aboutErr
 	}
 	unfit := about.unfit(d.c.OverTLS())
-	if err == nil || errors.Is(unfit, ErrNotProvisioned) {
-		// That AMT is not set up explains whatever else it answered.
-		err = errors.Join(unfit, err)
+	switch {
+	case unfit != nil && err == nil:
+		err = unfit
+	case errors.Is(unfit, ErrNotProvisioned): // explains whatever else it answered
+		err = fmt.Errorf("%w: %w", unfit, err)
 	}
 	if err != nil {
 		return r, area{}, err
