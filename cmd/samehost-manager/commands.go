@@ -1,0 +1,402 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"samehost/internal/hostid"
+	"samehost/internal/manager"
+	"samehost/internal/registry"
+	"samehost/internal/sysconfig"
+)
+
+type initCmd struct {
+	DataDir string `required:"" placeholder:"DIR" help:"Folder to make; it must not exist yet, or be empty."`
+	Listen  string `placeholder:"ADDR" default:"${listen}" help:"Address to take check-ins at (default: ${listen})."`
+}
+
+func (c *initCmd) Run(ctx context.Context, p *program) error {
+	made, err := manager.Init(ctx, c.DataDir, c.Listen)
+	if err != nil {
+		return err
+	}
+	if p.json {
+		return p.printJSON(made)
+	}
+	fmt.Fprintf(p.stdout, `Made the data folder of a manager. What to do next:
+
+1. Start it:  samehost-manager serve --config %s
+2. On each PC, put these two into the client's folder:
+     ca_file               %s
+     enrolment_token_file  a file with this one line, which is shown only now:
+%s
+   (another one: samehost-manager token create)
+3. The password of the administrator %q is in %s: take note of it, then delete
+   the file.
+4. For dcmamtin, write the AMT management user into %s.
+`, made.Config, made.CAFile, made.Token, manager.Administrator, made.PasswordFile, made.Config)
+	return nil
+}
+
+type serveCmd struct{}
+
+func (c *serveCmd) Run(ctx context.Context, p *program) error {
+	conf, err := p.load()
+	if err != nil {
+		return err
+	}
+	var h slog.Handler = slog.NewTextHandler(p.stderr, nil)
+	if p.json {
+		h = slog.NewJSONHandler(p.stderr, nil)
+	}
+	return manager.Serve(ctx, manager.Options{
+		DataDir: conf.DataDir, Database: conf.Database, Listen: conf.Listen, Log: slog.New(h),
+		Listening: func(a net.Addr) {
+			fmt.Fprintf(p.stdout, "listening on https://%s\n", a)
+			p.stdout.Flush()
+		},
+	})
+}
+
+type tokenCmd struct {
+	Create tokenCreateCmd `cmd:"" help:"Make a token and print it: it is shown only then."`
+	List   tokenListCmd   `cmd:"" help:"List the tokens, without their secrets."`
+	Revoke tokenRevokeCmd `cmd:"" help:"End a token; the PCs that it enrolled stay."`
+}
+
+type tokenCreateCmd struct {
+	Expires time.Duration `placeholder:"DURATION" help:"End it after that time, as 720h (default: never)."`
+	Note    string        `placeholder:"TEXT" help:"What it is for; shown by token list."`
+}
+
+func (c *tokenCreateCmd) Run(ctx context.Context, p *program) error {
+	if c.Expires < 0 {
+		return usageError("--expires must not be negative")
+	}
+	if len(c.Note) > maxNote {
+		return usageError(fmt.Sprintf("--note must not be longer than %d bytes", maxNote))
+	}
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		var expires time.Time
+		if c.Expires > 0 {
+			expires = time.Now().Add(c.Expires)
+		}
+		tok, err := reg.CreateToken(ctx, expires, c.Note)
+		if err != nil {
+			return err
+		}
+		if p.json {
+			return p.printJSON(struct {
+				ID      string    `json:"id"`
+				Token   string    `json:"token"`
+				Expires time.Time `json:"expires,omitzero"`
+			}{tok.ID, tok.Text(), expires.UTC().Truncate(time.Millisecond)})
+		}
+		fmt.Fprintln(p.stdout, tok.Text())
+		return nil
+	})
+}
+
+const maxNote = 200
+
+type tokenListCmd struct{}
+
+func (c *tokenListCmd) Run(ctx context.Context, p *program) error {
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		tokens, err := reg.Tokens(ctx)
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		t := table{columns: []column{{"TOKEN", 16}, {"STATE", 7}, {"USES", 6}, {"CREATED", 16}, {"NOTE", 27}}}
+		for _, tok := range tokens {
+			if p.json {
+				err = p.printJSON(struct {
+					registry.Token
+					State string `json:"state"`
+				}{tok, tok.State(now)})
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			t.add(tok.ID, tok.State(now), fmt.Sprint(tok.Uses), when(tok.Created), tok.Note)
+		}
+		if !p.json {
+			t.print(p.stdout)
+		}
+		return nil
+	})
+}
+
+type tokenRevokeCmd struct {
+	ID string `arg:"" name:"token" help:"The token's ID, as token list shows it, or the whole token."`
+}
+
+func (c *tokenRevokeCmd) Run(ctx context.Context, p *program) error {
+	id := c.ID
+	if parts := strings.Split(id, "."); len(parts) > 1 { // the whole line: only its ID is looked at, and never shown
+		id = parts[1]
+	}
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		err := reg.RevokeToken(ctx, id)
+		if errors.Is(err, registry.ErrUnknown) {
+			return errors.New("there is no such token: samehost-manager token list shows those there are")
+		}
+		if err != nil {
+			return err
+		}
+		if p.json {
+			return p.printJSON(map[string]string{"id": id, "state": "revoked"})
+		}
+		fmt.Fprintf(p.stdout, "Token %s is revoked.\n", id)
+		return nil
+	})
+}
+
+type assetsCmd struct {
+	NotInitialized bool `help:"Only those whose memory is known not to be initialized."`
+}
+
+func (c *assetsCmd) Run(ctx context.Context, p *program) error {
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		assets, err := reg.Assets(ctx)
+		if err != nil {
+			return err
+		}
+		t := table{columns: []column{{"HOST ID", 32}, {"NAME", 13}, {"STATE", 8}, {"INIT", 3}, {"CHECK-IN", 16}}}
+		for _, a := range assets {
+			if c.NotInitialized && (a.Initialized == nil || *a.Initialized) {
+				continue
+			}
+			if p.json {
+				if err := p.printJSON(a.Asset); err != nil {
+					return err
+				}
+				continue
+			}
+			t.add(a.HostID.String(), a.Name, string(a.State), yesNo(a.Initialized), when(a.LastCheckin))
+		}
+		if !p.json {
+			t.print(p.stdout)
+		}
+		return nil
+	})
+}
+
+func yesNo(b *bool) string {
+	switch {
+	case b == nil:
+		return "?"
+	case *b:
+		return "yes"
+	default:
+		return "no"
+	}
+}
+
+// hostArg is a host ID on the command line.
+type hostArg struct{ hostid.ID }
+
+// UnmarshalText reads 32 hex digits; capitals are read too.
+func (h *hostArg) UnmarshalText(b []byte) error {
+	return h.ID.UnmarshalText([]byte(strings.ToLower(string(b))))
+}
+
+type assetCmd struct {
+	HostID hostArg `arg:"" name:"hostid" help:"Any host ID of the asset, 32 hex digits."`
+	Lang   string  `enum:"en,ja" default:"en" help:"Language of the history: en or ja."`
+}
+
+func (c *assetCmd) Run(ctx context.Context, p *program) error {
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		a, err := reg.Asset(ctx, c.HostID.ID)
+		if err != nil {
+			return unknownHost(err)
+		}
+		events, err := reg.HistoryOf(ctx, c.HostID.ID)
+		if err != nil {
+			return err
+		}
+		if p.json {
+			return p.printJSON(struct {
+				registry.AssetDetail
+				History []told `json:"history"`
+			}{a, tell(events, c.Lang)})
+		}
+		p.printAsset(a, events[max(0, len(events)-5):], registry.Language(c.Lang))
+		return nil
+	})
+}
+
+func unknownHost(err error) error {
+	if errors.Is(err, registry.ErrUnknown) {
+		return fmt.Errorf("%w: samehost-manager assets lists those that are known", err)
+	}
+	return err
+}
+
+type historyCmd struct {
+	HostID *hostArg `arg:"" optional:"" name:"hostid" help:"Only of the asset that has or had this host ID."`
+	Lang   string   `enum:"en,ja" default:"en" help:"Language of the sentences: en or ja."`
+}
+
+// told is an event with its sentence.
+type told struct {
+	registry.Event
+	Sentence string `json:"sentence"`
+}
+
+func tell(events []registry.Event, lang string) []told {
+	list := []told{}
+	for _, e := range events {
+		list = append(list, told{e, e.Sentence(registry.Language(lang))})
+	}
+	return list
+}
+
+func (c *historyCmd) Run(ctx context.Context, p *program) error {
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		var events []registry.Event
+		var err error
+		if c.HostID != nil {
+			events, err = reg.HistoryOf(ctx, c.HostID.ID)
+		} else {
+			events, err = reg.History(ctx)
+		}
+		if err != nil {
+			return unknownHost(err)
+		}
+		for _, e := range tell(events, c.Lang) {
+			if p.json {
+				if err := p.printJSON(e); err != nil {
+					return err
+				}
+				continue
+			}
+			p.paragraph(when(e.At)+"  ", e.Sentence)
+		}
+		return nil
+	})
+}
+
+type conflictsCmd struct {
+	List conflictsListCmd `cmd:"" help:"List the open conflicts."`
+}
+
+type conflictsListCmd struct {
+	Lang string `enum:"en,ja" default:"en" help:"Language of the sentences: en or ja."`
+}
+
+func (c *conflictsListCmd) Run(ctx context.Context, p *program) error {
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		conflicts, err := reg.Conflicts(ctx)
+		if err != nil {
+			return err
+		}
+		for _, k := range conflicts {
+			text := k.Sentence(registry.Language(c.Lang))
+			if p.json {
+				err := p.printJSON(struct {
+					registry.Conflict
+					Sentence string `json:"sentence"`
+				}{k, text})
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			p.paragraph(fmt.Sprintf("%4d  %s  ", k.ID, when(k.Opened)), text)
+		}
+		return nil
+	})
+}
+
+type sysconfigCmd struct {
+	Export sysconfigExportCmd `cmd:"" help:"Write the file that dcmamtin /f reads."`
+}
+
+type sysconfigExportCmd struct {
+	File     string `arg:"" name:"file" help:"File to write, as pcs.NDD; one that is there is replaced."`
+	Encoding string `default:"utf-8" placeholder:"NAME" help:"utf-8 (default) or shift_jis."`
+}
+
+func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
+	enc, err := sysconfig.ParseEncoding(c.Encoding)
+	if err != nil {
+		return usageError(err.Error())
+	}
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		entries, remarks, err := reg.SystemConfiguration(ctx, enc)
+		if err != nil {
+			return err
+		}
+		err = replaceFile(c.File, 0o644, func(f *os.File) error { return sysconfig.Write(f, slices.Values(entries), enc) })
+		if err != nil {
+			return fmt.Errorf("export: %w", err)
+		}
+		for _, r := range remarks {
+			p.say(r)
+		}
+		if p.json {
+			return p.printJSON(map[string]any{"file": c.File, "hosts": len(entries), "remarks": append([]string{}, remarks...)})
+		}
+		fmt.Fprintf(p.stdout, "%s: %d hosts\n", shown(c.File), len(entries))
+		return nil
+	})
+}
+
+// replaceFile writes a whole file under a temporary name and puts it in place.
+func replaceFile(path string, mode os.FileMode, write func(*os.File) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	err = write(f)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+type backupCmd struct {
+	File string `arg:"" name:"file" help:"File to make (tar); it must not exist yet. It holds keys: keep it safe."`
+}
+
+func (c *backupCmd) Run(ctx context.Context, p *program) error {
+	conf, err := p.load()
+	if err != nil {
+		return err
+	}
+	if err := manager.Backup(ctx, conf.DataDir, conf.Database, p.config, c.File); err != nil {
+		return err
+	}
+	if p.json {
+		return p.printJSON(map[string]string{"file": c.File})
+	}
+	fmt.Fprintf(p.stdout, "%s: database, keys and configuration. Whoever has it can act as this manager.\n", shown(c.File))
+	return nil
+}
+
+// printJSON prints one line.
+func (p *program) printJSON(v any) error {
+	enc := json.NewEncoder(p.stdout)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}

@@ -1,0 +1,157 @@
+// Samehost-manager is the managing server: it takes check-ins, keeps the assets and their history, and tells what
+// it decided about them.
+//
+// # Exit codes
+//
+//	0  done.
+//	1  not done: standard error says why and what to do.
+//	2  the command line is wrong; nothing was done.
+//
+// # Output
+//
+// Results go to standard output, everything else to standard error. With --json a list is one JSON object per line
+// (RFC 3339 times in UTC), whose field names never change their meaning. What PCs reported is shown with control
+// characters and the like escaped.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"samehost/internal/config"
+	"samehost/internal/manager"
+	"samehost/internal/registry"
+)
+
+// version is set by the build: -ldflags "-X main.version=...".
+var version = "development"
+
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+type cli struct {
+	Config  string           `placeholder:"FILE" default:"${config}" help:"Configuration file (default: ${config})."`
+	JSON    bool             `name:"json" help:"Print JSON; serve: log in JSON."`
+	Version kong.VersionFlag `help:"Print the version."`
+
+	Init      initCmd      `cmd:"" help:"Make a data folder: keys, CA, database, first token."`
+	Serve     serveCmd     `cmd:"" help:"Take check-ins until told to end."`
+	Token     tokenCmd     `cmd:"" help:"Enrolment tokens: create, list, revoke."`
+	Assets    assetsCmd    `cmd:"" help:"List the assets."`
+	Asset     assetCmd     `cmd:"" help:"Show one asset by any host ID that it had."`
+	History   historyCmd   `cmd:"" help:"Tell every decision about identity."`
+	Conflicts conflictsCmd `cmd:"" help:"Conflicts that nobody has decided: list."`
+	Sysconfig sysconfigCmd `cmd:"" help:"System configuration information file: export."`
+	Backup    backupCmd    `cmd:"" help:"Write database, keys and configuration into one file."`
+}
+
+const description = `The managing server: takes check-ins, keeps assets and their history.
+
+Examples:
+  samehost-manager init --data-dir /var/lib/samehost --listen 0.0.0.0:8740
+  samehost-manager serve --config /var/lib/samehost/manager.toml
+  samehost-manager token create --expires 720h
+  samehost-manager assets --not-initialized
+  samehost-manager history 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --lang ja
+  samehost-manager sysconfig export /tmp/pcs.NDD
+
+Exit codes: 0 done, 1 not done (standard error says what to do), 2 wrong command line.`
+
+// program is what a command works with.
+type program struct {
+	config string // path of the file
+	json   bool
+	stdout *bufio.Writer
+	stderr io.Writer
+}
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run runs one command line and returns its exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("samehost-manager"),
+		kong.Description(description),
+		kong.Vars{"config": config.DefaultPath("manager"), "version": "samehost-manager " + version, "listen": manager.DefaultListen},
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exited = code }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 80}),
+	)
+	if err != nil {
+		panic(err) // the structs above do not describe a command line
+	}
+	p := &program{stdout: bufio.NewWriter(stdout), stderr: stderr}
+	line, err := parser.Parse(args)
+	switch {
+	case exited >= 0: // --help or --version have printed
+		return exited
+	case err != nil:
+		p.say(fmt.Errorf("%w; see samehost-manager --help", err))
+		return exitUsage
+	}
+	p.config, p.json = c.Config, c.JSON
+	line.BindTo(ctx, (*context.Context)(nil))
+	if err = line.Run(p); err == nil {
+		err = p.stdout.Flush()
+	}
+	var usage usageError
+	switch {
+	case errors.As(err, &usage):
+		p.say(err)
+		return exitUsage
+	case err != nil:
+		p.stdout.Flush()
+		p.say(err)
+		return exitFailed
+	}
+	return exitDone
+}
+
+// usageError is a command line that is wrong in a way that only the command sees.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+// say prints one line on standard error.
+func (p *program) say(what any) {
+	fmt.Fprintf(p.stderr, "samehost-manager: %s\n", shown(strings.Join(strings.Fields(fmt.Sprint(what)), " ")))
+}
+
+// load reads the configuration.
+func (p *program) load() (config.Manager, error) {
+	c, err := config.LoadManager(p.config)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, fmt.Errorf("no configuration %s: make one with samehost-manager init --data-dir DIR, or name it with --config", p.config)
+	}
+	return c, err
+}
+
+// withRegistry runs f on the registry of the configured data folder.
+func (p *program) withRegistry(ctx context.Context, f func(*registry.Registry) error) error {
+	c, err := p.load()
+	if err != nil {
+		return err
+	}
+	reg, err := manager.OpenRegistry(ctx, c.DataDir, c.Database)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(reg), reg.Close())
+}

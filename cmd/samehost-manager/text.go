@@ -1,0 +1,228 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode"
+
+	"golang.org/x/text/width"
+
+	"samehost/internal/registry"
+)
+
+// What PCs and people wrote goes to a terminal through shown, and is measured in columns: a full-width character
+// takes two. Nothing here is wider than a screen of 80.
+const screen = 80
+
+// shown is text without anything that steers a terminal or misleads its reader: control characters, escape
+// sequences, line ends, direction marks and other invisible ones are written as Go writes them, as \x1b or \u202e.
+func shown(s string) string {
+	clean := true
+	for _, r := range s {
+		clean = clean && visible(r)
+	}
+	if clean {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case visible(r):
+			b.WriteRune(r)
+		case r < 0x100:
+			fmt.Fprintf(&b, `\x%02x`, r)
+		case r < 0x10000:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			fmt.Fprintf(&b, `\U%08x`, r)
+		}
+	}
+	return b.String()
+}
+
+func visible(r rune) bool {
+	return unicode.IsPrint(r) && r != unicode.ReplacementChar || r == '\u3000'
+}
+
+// columns is how much of a line a visible text takes.
+func columns(s string) int {
+	n := 0
+	for _, r := range s {
+		n += runeColumns(r)
+	}
+	return n
+}
+
+func runeColumns(r rune) int {
+	if unicode.In(r, unicode.Mn, unicode.Me) {
+		return 0
+	}
+	switch width.LookupRune(r).Kind() {
+	case width.EastAsianWide, width.EastAsianFullwidth:
+		return 2
+	}
+	return 1
+}
+
+// fit makes a visible text exactly n columns wide; what is cut ends in "~".
+func fit(s string, n int) string {
+	if columns(s) > n {
+		used := 0
+		for i, r := range s {
+			if w := runeColumns(r); used+w > n-1 {
+				s = s[:i] + "~"
+				break
+			} else {
+				used += w
+			}
+		}
+	}
+	return s + strings.Repeat(" ", n-columns(s))
+}
+
+type column struct {
+	head  string
+	width int
+}
+
+// table prints rows of cells.
+type table struct {
+	columns []column
+	rows    [][]string
+}
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+func (t *table) print(w io.Writer) {
+	line := func(cells []string) {
+		var b strings.Builder
+		for i, c := range t.columns {
+			b.WriteString(fit(shown(cells[i]), c.width))
+			b.WriteString("  ")
+		}
+		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
+	}
+	heads := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		heads[i] = c.head
+		if columns(c.head) > c.width {
+			heads[i] = c.head[:c.width]
+		}
+	}
+	line(heads)
+	for _, r := range t.rows {
+		line(r)
+	}
+}
+
+// paragraph prints text after a head, further lines indented below it.
+func (p *program) paragraph(head, text string) {
+	indent := strings.Repeat(" ", columns(head))
+	for _, line := range wrap(shown(text), screen-columns(head)) {
+		fmt.Fprintln(p.stdout, head+line)
+		head = indent
+	}
+}
+
+// wrap breaks visible text into lines of at most n columns: at a blank if there is one, else, as Japanese is
+// written, anywhere.
+func wrap(s string, n int) []string {
+	var lines []string
+	for columns(s) > n {
+		used, end, blank := 0, 0, -1
+		for i, r := range s {
+			if r == ' ' {
+				blank = i
+			}
+			if used += runeColumns(r); used > n {
+				end = i
+				break
+			}
+		}
+		next := end
+		if blank > 0 {
+			end, next = blank, blank+1
+		}
+		lines = append(lines, s[:end])
+		s = s[next:]
+	}
+	return append(lines, s)
+}
+
+// when is a time as people here read it: local, to the minute; "-" for none.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04")
+}
+
+func (p *program) printAsset(a registry.AssetDetail, last []registry.Event, lang registry.Language) {
+	row := func(name, value string) {
+		if value != "" {
+			p.paragraph(fit(name, 16), value)
+		}
+	}
+	row("host ID", a.HostID.String())
+	row("name", a.Name)
+	row("FQDN", a.Seen.FQDN)
+	row("state", string(a.State))
+	row("initialized", yesNo(a.Initialized))
+	row("last check-in", when(a.LastCheckin))
+	row("addresses", strings.Join(a.Seen.Addresses, ", "))
+	row("system", a.Seen.Versions.OS)
+	row("client", a.Seen.Versions.Client)
+	row("origin", string(a.Seen.Origin))
+	for _, s := range a.Seen.Stores {
+		text := s.Name + ": " + s.State
+		if !s.HostID.IsZero() {
+			text += " (" + s.HostID.String() + ")"
+		}
+		if s.Error != "" {
+			text += ": " + s.Error
+		}
+		row("store", text)
+	}
+	row("system UUID", a.Facts.SystemUUID)
+	row("system serial", a.Facts.SystemSerial)
+	row("board serial", a.Facts.BoardSerial)
+	row("chassis serial", a.Facts.ChassisSerial)
+	for _, d := range a.Facts.Disks {
+		text := d.Serial
+		if d.System {
+			text += " (system)"
+		}
+		row("disk", text)
+	}
+	for _, n := range a.Facts.NICs {
+		text := n.MAC
+		if n.Onboard {
+			text += " (onboard)"
+		}
+		row("network", text)
+	}
+	for _, h := range a.Hosts {
+		text := h.HostID.String()
+		if h.Enrolled.IsZero() {
+			text += " never enrolled"
+		} else {
+			text += " enrolled " + when(h.Enrolled)
+		}
+		if h.ReplacedBy != "" {
+			text += ", replaced by " + h.ReplacedBy
+		}
+		if h.CopyOf != "" {
+			text += ", copy of " + h.CopyOf
+		}
+		row("had host ID", text)
+	}
+	for _, c := range a.Open {
+		row(fmt.Sprint("conflict ", c.ID), c.Sentence(lang))
+	}
+	for _, e := range last {
+		row(when(e.At), "")
+		p.paragraph(when(e.At)+"  ", e.Sentence(lang))
+	}
+}

@@ -1,0 +1,149 @@
+package manager
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/registry"
+)
+
+// Bounds on one connection. A report is at most 64 KiB, so that even a slow line brings it in time.
+const (
+	headerTimeout = 10 * time.Second
+	readTimeout   = 30 * time.Second
+	writeTimeout  = 60 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 16 << 10
+	stopTimeout   = 10 * time.Second // what is under way may end; then connections are cut
+)
+
+// Options say what to serve.
+type Options struct {
+	DataDir  string // made by Init
+	Database string // "sqlite:" and a full path
+	Listen   string // HOST:PORT; port 0 takes a free one
+	Log      *slog.Logger
+
+	// Listening is called once, with the address, when check-ins are taken.
+	Listening func(net.Addr)
+}
+
+// Serve takes check-ins until the context ends, and then ends in order. One process serves a data folder at a time.
+func Serve(ctx context.Context, o Options) error {
+	reg, err := OpenRegistry(ctx, o.DataDir, o.Database)
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	lock, err := takeLock(o.DataDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	host, _, err := net.SplitHostPort(o.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", o.Listen, err)
+	}
+	certs, err := loadCertificates(o.DataDir, host, time.Now)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", o.Listen)
+	if err != nil {
+		return listenError(o.Listen, err)
+	}
+	srv := &http.Server{
+		Handler:           handler(reg, o.Log),
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certs.get},
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.ServeTLS(l, "", "") }()
+	o.Log.Info("listening", "address", l.Addr().String(), "data_dir", o.DataDir)
+	if o.Listening != nil {
+		o.Listening(l.Addr())
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	o.Log.Info("stopping")
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := srv.Shutdown(stopping); err != nil {
+		srv.Close()
+	}
+	<-failed
+	return nil
+}
+
+func handler(reg *registry.Registry, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(checkin.Path, checkin.Handler(reg, log))
+	// healthz: the process runs. readyz: check-ins can be taken.
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+		defer cancel()
+		if err := reg.Ready(ctx); err != nil {
+			log.Error("not ready", "error", err)
+			http.Error(w, "the database does not answer", http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, "ok\n")
+	})
+	return http.MaxBytesHandler(mux, 2*checkin.MaxReport)
+}
+
+func listenError(address string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, wsaAddrInUse):
+		return fmt.Errorf("listen on %s: another program uses this address; end it, or write another listen into manager.toml", address)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("listen on %s: not permitted; take a port above 1023, or run this as a user that may", address)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("listen on %s: this machine has no such address; write another listen into manager.toml", address)
+	}
+	return fmt.Errorf("listen on %s: %w", address, err)
+}
+
+// wsaAddrInUse is EADDRINUSE as Windows numbers it.
+const wsaAddrInUse = syscall.Errno(10048)
+
+// ErrLocked says that another process serves the data folder.
+var ErrLocked = errors.New("another samehost-manager serves this data folder; end it first")
+
+// takeLock keeps a second server out. The system drops the lock when the process ends, however it ends.
+func takeLock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, permission(err)
+	}
+	held, err := tryLock(f)
+	if err == nil && !held {
+		err = ErrLocked
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("data folder %s: %w", dir, err)
+	}
+	return f, nil
+}

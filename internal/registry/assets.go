@@ -1,0 +1,170 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"samehost/internal/hardware"
+	"samehost/internal/hostid"
+)
+
+// State says how an asset stands.
+type State string
+
+// The states, in the order in which they go before each other.
+const (
+	InConflict State = "conflict" // a conflict about it is open
+	Pending    State = "pending"  // reinstalled or replaced; waits for the former line to be silent
+	Live       State = "live"     // checked in within three intervals
+	Silent     State = "silent"
+)
+
+// Asset is one PC as the registry knows it. The meaning of its JSON names never changes.
+type Asset struct {
+	HostID      hostid.ID   `json:"host_id"`  // the one it last reported under
+	HostIDs     []hostid.ID `json:"host_ids"` // all that ever were this asset's, HostID first
+	Name        string      `json:"name"`
+	State       State       `json:"state"`
+	Initialized *bool       `json:"initialized"` // null: unknown
+	LastCheckin time.Time   `json:"last_checkin"`
+	Conflicts   int         `json:"conflicts"` // open ones
+	Seen        Seen        `json:"last_report"`
+}
+
+// HostDetail is one host ID of an asset.
+type HostDetail struct {
+	HostID      hostid.ID `json:"host_id"`
+	Enrolled    time.Time `json:"enrolled,omitzero"` // zero: only known from a replacement
+	ReplacedBy  string    `json:"replaced_by,omitempty"`
+	CopyOf      string    `json:"copy_of,omitempty"`
+	Token       string    `json:"token,omitempty"`
+	LastCheckin time.Time `json:"last_checkin,omitzero"`
+	Epochs      int       `json:"epochs"`
+	Branches    int       `json:"branches"`
+}
+
+// AssetDetail is everything about one asset but its history.
+type AssetDetail struct {
+	Asset
+	Facts   hardware.Facts `json:"facts"`
+	Created time.Time      `json:"created"`
+	Hosts   []HostDetail   `json:"hosts"`
+	Open    []Conflict     `json:"open_conflicts"`
+}
+
+// One row per host of every asset that has hosts; rows of an asset follow each other.
+const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host,
+	COALESCE(w.last_received, 0) >= COALESCE(k.last_received, 1) AND a.waiting IS NOT NULL,
+	(SELECT COUNT(*) FROM conflicts c WHERE c.asset_id = a.id AND c.closed IS NULL),
+	h.host_id, h.enrolled, h.replaced_by, h.copy_of, h.token_id, h.last_checkin,
+	(SELECT COUNT(*) FROM epochs e WHERE e.host_id = h.host_id AND e.proven),
+	(SELECT COUNT(*) FROM epochs e JOIN branches b ON b.epoch_id = e.id WHERE e.host_id = h.host_id AND e.proven)
+	FROM assets a JOIN hosts h ON h.asset_id = a.id
+	LEFT JOIN branches k ON k.id = a.keeper LEFT JOIN branches w ON w.id = a.waiting `
+
+type assetRow struct {
+	id        int64
+	created   time.Time
+	a         asset
+	pending   bool
+	conflicts int
+	host      HostDetail
+}
+
+func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
+	var created int64
+	var factsText, seenText, seenHost, host string
+	var enrolled, last sql.NullInt64
+	var replacedBy, copyOf, token sql.NullString
+	err = scan(&r.id, &created, &factsText, &seenText, &seenHost, &r.pending, &r.conflicts,
+		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Epochs, &r.host.Branches)
+	if err != nil {
+		return r, err
+	}
+	r.created = fromMillis(created)
+	r.host.Enrolled, r.host.LastCheckin = fromNullTime(enrolled), fromNullTime(last)
+	r.host.ReplacedBy, r.host.CopyOf, r.host.Token = replacedBy.String, copyOf.String, token.String
+	if r.host.HostID, err = hostid.ParseID(host); err != nil {
+		return r, err
+	}
+	r.a.id = r.id
+	return r, r.a.decode(factsText, seenText, seenHost)
+}
+
+func (r *Registry) details(rows []assetRow) []AssetDetail {
+	now := r.now()
+	var all []AssetDetail
+	for i, row := range rows {
+		if i == 0 || rows[i-1].id != row.id {
+			all = append(all, AssetDetail{
+				Asset: Asset{
+					HostID: row.a.seenHost, Name: row.a.seen.Name, Initialized: row.a.seen.initialized(),
+					Conflicts: row.conflicts, Seen: row.a.seen,
+				},
+				Facts: hardware.Facts(row.a.facts), Created: row.created, Open: []Conflict{},
+			})
+		}
+		d := &all[len(all)-1]
+		d.Hosts = append(d.Hosts, row.host)
+		d.LastCheckin = later(d.LastCheckin, row.host.LastCheckin)
+		switch {
+		case d.Conflicts > 0:
+			d.State = InConflict
+		case row.pending:
+			d.State = Pending
+		case r.live(d.LastCheckin, now):
+			d.State = Live
+		default:
+			d.State = Silent
+		}
+	}
+	for i := range all {
+		d := &all[i]
+		if d.HostID.IsZero() { // its only reports so far were deltas or came from another board
+			d.HostID = d.Hosts[0].HostID
+		}
+		d.HostIDs = append(d.HostIDs, d.HostID)
+		for _, h := range d.Hosts {
+			if h.HostID != d.HostID {
+				d.HostIDs = append(d.HostIDs, h.HostID)
+			}
+		}
+	}
+	return all
+}
+
+// Assets returns every asset, the oldest first.
+func (r *Registry) Assets(ctx context.Context) ([]AssetDetail, error) {
+	rows, err := scanAll(ctx, r.readers, scanAssetRow, assetColumns+`ORDER BY a.id, COALESCE(h.enrolled, 0), h.host_id`)
+	if err != nil {
+		return nil, fmt.Errorf("assets: %w", err)
+	}
+	return r.details(rows), nil
+}
+
+// Asset returns the asset that a host ID belongs to, an alias included; ErrUnknown if there is none.
+func (r *Registry) Asset(ctx context.Context, id hostid.ID) (AssetDetail, error) {
+	rows, err := scanAll(ctx, r.readers, scanAssetRow,
+		assetColumns+`WHERE a.id = (SELECT asset_id FROM hosts WHERE host_id = $1) ORDER BY COALESCE(h.enrolled, 0), h.host_id`, id.String())
+	if err != nil {
+		return AssetDetail{}, fmt.Errorf("asset: %w", err)
+	}
+	if len(rows) == 0 {
+		return AssetDetail{}, fmt.Errorf("host ID %s: %w", id, ErrUnknown)
+	}
+	d := r.details(rows)[0]
+	open, err := scanAll(ctx, r.readers, scanConflict, conflictColumns+`WHERE asset_id = $1 AND closed IS NULL ORDER BY id`, rows[0].id)
+	d.Open = append(d.Open, open...)
+	return d, err
+}
+
+// Backup writes a copy of the database, as of this moment, into a file that must not exist yet. Others keep
+// reading and writing meanwhile.
+func (r *Registry) Backup(ctx context.Context, path string) error {
+	if _, err := r.readers.ExecContext(ctx, `VACUUM INTO $1`, path); err != nil {
+		return fmt.Errorf("copy database to %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package registry
+
+import (
+	"database/sql"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// A branch is an unbroken line of reports of one epoch, each naming the one before. An epoch has one, unless two
+// systems continue the same state (a fork) or a report is missing (a gap).
+type branch struct {
+	id           int64
+	epoch        int64
+	host         hostid.ID
+	token        checkin.Token // the epoch's
+	tip          string
+	missing      string // digest of the predecessor that has not come; "" for none
+	lastReceived time.Time
+}
+
+const branchColumns = `SELECT b.id, b.epoch_id, e.host_id, e.epoch, b.tip, b.missing, b.last_received
+	FROM branches b JOIN epochs e ON e.id = b.epoch_id `
+
+func scanBranch(scan func(...any) error) (b branch, err error) {
+	var host, token string
+	var missing sql.NullString
+	var last int64
+	if err := scan(&b.id, &b.epoch, &host, &token, &b.tip, &missing, &last); err != nil {
+		return b, err
+	}
+	b.missing, b.lastReceived = missing.String, fromMillis(last)
+	if b.host, err = hostid.ParseID(host); err != nil {
+		return b, err
+	}
+	return b, b.token.UnmarshalText([]byte(token))
+}
+
+func (t *transaction) branch(id int64) (branch, error) {
+	return scanBranch(t.QueryRowContext(t.ctx, branchColumns+`WHERE b.id = $1`, id).Scan)
+}
+
+// placement is where a report stands in the chain of its epoch.
+type placement struct {
+	branch branch
+	tip    bool // nothing that is known follows it
+}
+
+// place stores a report in the chain: it continues a branch whose tip it names, opens another where a report is
+// known that follows the same one (a fork), or where the one it names is not known (a gap). A branch that waited
+// for this very report is joined to it.
+func (t *transaction) place(s checkin.SignedReport, v checkin.VerifiedReport, e epoch) (placement, error) {
+	digest, previous := v.Digest.String(), v.Report.Previous.String()
+	id := v.Report.HostID
+	var branchID int64
+	known, err := t.get(`SELECT branch_id FROM reports WHERE digest = $1 AND epoch_id = $2`, []any{previous, e.id}, []any{&branchID})
+	if err != nil {
+		return placement{}, err
+	}
+	followed, err := t.get(`SELECT 1 FROM reports WHERE epoch_id = $1 AND previous = $2 LIMIT 1`, []any{e.id, previous}, []any{new(int)})
+	if err != nil {
+		return placement{}, err
+	}
+	evidence := map[string]any{"epoch": e.epoch, "report": v.Digest, "previous": v.Report.Previous, "counter": v.Report.Counter, "run": v.Report.Run}
+	switch begins := previous == ""; {
+	case known && !followed: // continues
+		_, err = t.exec(`UPDATE branches SET tip = $1, last_received = $2 WHERE id = $3`, digest, millis(t.now), branchID)
+	case begins && !followed: // the first of its epoch, or the first one coming late
+		branchID, err = t.openBranch(e, digest, nil, nil)
+	case known || begins:
+		if branchID, err = t.openBranch(e, digest, previous, nil); err == nil {
+			err = t.record(id, "fork", evidence)
+		}
+	default:
+		if branchID, err = t.openBranch(e, digest, nil, previous); err == nil {
+			err = t.record(id, "gap", evidence)
+		}
+	}
+	if err != nil {
+		return placement{}, err
+	}
+	_, err = t.exec(`INSERT INTO reports (digest, epoch_id, branch_id, previous, run, age_ms, received, board, jws, reply)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, '', $8, '')`,
+		digest, e.id, branchID, previous, v.Report.Run.String(), int64(v.Report.AgeMS), millis(t.now), s.JWS)
+	if err != nil {
+		return placement{}, err
+	}
+	if err := t.join(id, branchID, digest, e); err != nil {
+		return placement{}, err
+	}
+	b, err := t.branch(branchID)
+	return placement{b, b.tip == digest}, err
+}
+
+func (t *transaction) openBranch(e epoch, tip string, forkedFrom, missing any) (int64, error) {
+	return t.insert(`INSERT INTO branches (epoch_id, tip, forked_from, missing, last_received) VALUES ($1, $2, $3, $4, $5)`,
+		e.id, tip, forkedFrom, missing, millis(t.now))
+}
+
+// join ends the wait of the branches that miss this report. The one that was opened first continues the report's
+// branch; any other follows the same report and is now known to be a fork.
+func (t *transaction) join(id hostid.ID, branchID int64, digest string, e epoch) error {
+	waiting, err := collect(t, scanBranch, branchColumns+`WHERE b.epoch_id = $1 AND b.missing = $2 ORDER BY b.id`, e.id, digest)
+	if err != nil || len(waiting) == 0 {
+		return err
+	}
+	next := waiting[0]
+	for _, q := range []string{
+		`UPDATE reports SET branch_id = $1 WHERE branch_id = $2`,
+		`UPDATE intervals SET branch_id = $1 WHERE branch_id = $2`,
+		`UPDATE assets SET keeper = $1 WHERE keeper = $2`,
+		`UPDATE assets SET waiting = $1 WHERE waiting = $2`,
+	} {
+		if _, err := t.exec(q, branchID, next.id); err != nil {
+			return err
+		}
+	}
+	if _, err := t.exec(`UPDATE branches SET tip = $1 WHERE id = $2`, next.tip, branchID); err != nil {
+		return err
+	}
+	if _, err := t.exec(`DELETE FROM branches WHERE id = $1`, next.id); err != nil {
+		return err
+	}
+	if err := t.record(id, "gap-closed", map[string]any{"epoch": e.epoch, "report": digest}); err != nil {
+		return err
+	}
+	for _, b := range waiting[1:] {
+		if _, err := t.exec(`UPDATE branches SET missing = NULL, forked_from = $1 WHERE id = $2`, digest, b.id); err != nil {
+			return err
+		}
+		if err := t.record(id, "fork", map[string]any{"epoch": e.epoch, "report": b.tip, "previous": digest}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect scans every row of a query before the next statement runs.
+func collect[T any](t *transaction, scan func(func(...any) error) (T, error), query string, args ...any) ([]T, error) {
+	return scanAll(t.ctx, t.Tx, scan, query, args...)
+}

@@ -1,0 +1,146 @@
+package registry
+
+import (
+	"crypto/ed25519"
+	"database/sql"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// admit says whose report it is. proven means that the report is signed by the key that its host ID is bound to;
+// then nothing else is asked for, least of all a token: a token never outweighs a key. A host ID that nobody has
+// enrolled is enrolled by a valid token, and bound to the key. A host ID bound to another key is neither, but its
+// report is taken if the sender once showed a valid token: a stranger cannot open conflicts.
+func (t *transaction) admit(v checkin.VerifiedReport) (h host, proven bool, err error) {
+	id := v.Report.HostID
+	h, known, err := t.host(id)
+	if err != nil {
+		return h, false, err
+	}
+	if known && h.key.Equal(v.Key) {
+		return h, true, nil
+	}
+	if known && h.key != nil {
+		heard, err := t.get(`SELECT 1 FROM epochs WHERE host_id = $1 AND key = $2 LIMIT 1`, []any{id.String(), []byte(v.Key)}, []any{new(int)})
+		if err != nil || heard {
+			return h, false, err
+		}
+		return h, false, t.useToken(v)
+	}
+	if err := t.useToken(v); err != nil {
+		return h, false, err
+	}
+	h, err = t.enrol(v, h, known)
+	return h, true, err
+}
+
+// enrol binds a host ID to its key. named: a replacement named the ID before; then the key of that proof decides
+// whether it really is the PC that the asset was told of.
+func (t *transaction) enrol(v checkin.VerifiedReport, h host, named bool) (host, error) {
+	evidence := map[string]any{
+		"name": v.Report.Names.Host, "token": v.Enrol.TokenID, "key": checkin.FingerprintOf(v.Key),
+		"origin": v.Report.Origin, "epoch": v.Report.Epoch, "report": v.Digest, "facts": v.Report.Facts, "copy_of": idText(v.Report.CopyOf),
+	}
+	var contradicted int64
+	if !named || !h.proofKey.Equal(v.Key) {
+		if named {
+			contradicted = h.asset
+		}
+		var err error
+		if h.asset, err = t.newAsset(); err != nil {
+			return h, err
+		}
+	}
+	h.key = v.Key
+	copyOf := sql.NullString{String: v.Report.CopyOf.String(), Valid: !v.Report.CopyOf.IsZero()}
+	_, err := t.exec(`INSERT INTO hosts (host_id, asset_id, key, token_id, enrolled, copy_of) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (host_id) DO UPDATE SET asset_id = excluded.asset_id, key = excluded.key, token_id = excluded.token_id,
+		enrolled = excluded.enrolled, copy_of = excluded.copy_of`,
+		h.id.String(), h.asset, []byte(v.Key), v.Enrol.TokenID, millis(t.now), copyOf)
+	if err != nil {
+		return h, err
+	}
+	kind := "enrolled"
+	if !v.Report.CopyOf.IsZero() {
+		kind = "enrolled-copy"
+	}
+	if err := t.record(h.id, kind, evidence); err != nil {
+		return h, err
+	}
+	if contradicted == 0 {
+		return h, nil
+	}
+	// Somebody claimed, by another key, to have replaced this ID. Enrolment is what binds, so the claim falls.
+	if _, err := t.exec(`UPDATE hosts SET replaced_by = NULL WHERE host_id = $1`, h.id.String()); err != nil {
+		return h, err
+	}
+	return h, t.openConflict(conflict{
+		kind: "replacement", subject: "enrolled " + h.id.String(), asset: contradicted, host: h.id,
+		evidence: map[string]any{"old": h.id, "reason": "key", "proof_key": fingerprint(h.proofKey), "bound_key": fingerprint(h.key)},
+	})
+}
+
+// useToken checks the enrolment part against the token it names, and counts the use.
+func (t *transaction) useToken(v checkin.VerifiedReport) error {
+	if v.Enrol == nil {
+		return &checkin.Refusal{Code: checkin.NeedsEnrolment,
+			Detail: "this manager does not know the host ID " + v.Report.HostID.String() + " under this key; put an enrolment token into the file that enrolment_token_file names (on the manager: samehost-manager token create)"}
+	}
+	tok, known, err := t.token(v.Enrol.TokenID)
+	if err != nil {
+		return err
+	}
+	var verifier [32]byte
+	copy(verifier[:], tok.verifier)
+	why := ""
+	switch {
+	case !known:
+		why = "is not known here"
+	case !v.Enrol.Check(verifier, v.Payload):
+		why = "does not fit its proof: the token was altered or cut"
+	case !tok.Revoked.IsZero():
+		why = "was revoked"
+	case !tok.Expires.IsZero() && !t.now.Before(tok.Expires):
+		why = "has expired"
+	}
+	if why != "" {
+		return &checkin.Refusal{Code: checkin.BadToken,
+			Detail: "the enrolment token " + v.Enrol.TokenID + " " + why + "; make another with samehost-manager token create and give it to this client"}
+	}
+	if _, err := t.exec(`UPDATE tokens SET uses = uses + 1 WHERE id = $1`, tok.ID); err != nil {
+		return err
+	}
+	return t.record(v.Report.HostID, "token-used", map[string]any{"token": tok.ID, "key": checkin.FingerprintOf(v.Key)})
+}
+
+// fingerprint is the key's fingerprint, "" for none.
+func fingerprint(key ed25519.PublicKey) checkin.Fingerprint {
+	if len(key) == 0 {
+		return ""
+	}
+	return checkin.FingerprintOf(key)
+}
+
+// replacements judges the statements that this host, or one that it was before, took the place of other host IDs.
+// What holds makes the old ID an alias: both belong to one asset, the old ID's. It returns the old IDs that were
+// taken note of, now or before.
+func (t *transaction) replacements(v checkin.VerifiedReport, h host, a asset) (named []hostid.ID, err error) {
+	if len(v.Report.Replaced) == 0 {
+		return nil, nil
+	}
+	waits, err := t.waits(v, a)
+	if err != nil || waits {
+		return nil, err // a reinstalled PC whose old epoch was just heard: the statements stay in its reports
+	}
+	for _, jws := range v.Report.Replaced {
+		old, accepted, err := t.replacement(v, h, jws)
+		if err != nil {
+			return nil, err
+		}
+		if accepted {
+			named = append(named, old)
+		}
+	}
+	return named, nil
+}

@@ -1,0 +1,203 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"samehost/internal/hostid"
+)
+
+// Language is one of the languages that decisions are told in.
+type Language string
+
+// The languages.
+const (
+	English  Language = "en"
+	Japanese Language = "ja"
+)
+
+// Event is one decision about identity, with what it was decided on.
+type Event struct {
+	ID       int64           `json:"id"`
+	At       time.Time       `json:"at"`
+	HostID   hostid.ID       `json:"host_id,omitzero"` // zero where the event is about no host
+	Kind     string          `json:"kind"`
+	Evidence json.RawMessage `json:"evidence"`
+}
+
+// Sentence tells the event in one sentence, with the words of the client in it as they came.
+func (e Event) Sentence(l Language) string { return sentence(e.Kind, e.HostID, e.Evidence, l) }
+
+// sentences tells every kind of event. {host_id} is the event's host ID, any other name in braces a field of its
+// evidence.
+var sentences = map[string]struct{ en, ja string }{
+	"enrolled": {
+		"{name} was enrolled under host ID {host_id} with token {token}; the ID is now bound to its key.",
+		"{name} をホスト識別子 {host_id} でトークン {token} により登録し、識別子をその鍵に結び付けました。"},
+	"enrolled-copy": {
+		"{name} was enrolled under host ID {host_id} with token {token}; it says that its data was a copy of host ID {copy_of}.",
+		"{name} をホスト識別子 {host_id} でトークン {token} により登録しました。データはホスト識別子 {copy_of} の複製であったと申告しています。"},
+	"reinstalled": {
+		"Host ID {host_id} was recognised after a new beginning ({epoch_by}): its report is signed with the bound key and does not come from another board, so it is the same asset.",
+		"ホスト識別子 {host_id} を新しい開始 ({epoch_by}) の後に認識しました。報告は結び付けられた鍵で署名され、別の基板からではないため、同じ資産です。"},
+	"reinstalled-waits": {
+		"Host ID {host_id} began anew ({epoch_by}) with the bound key, not on another board: the same asset, pending until its former installation, heard {silent_s} seconds before, has been silent for three intervals.",
+		"ホスト識別子 {host_id} が結び付けられた鍵で新しく開始しました ({epoch_by})。別の基板ではなく、同じ資産です。以前の環境からの報告が {silent_s} 秒前にあったため、3 間隔のあいだ途絶えるまで保留とします。"},
+	"waits": {
+		"Another line of reports of this asset, from host ID {host_id}, waits until the present one, heard {silent_s} seconds before, has been silent for three intervals.",
+		"この資産の別の報告系列 (ホスト識別子 {host_id}) は、{silent_s} 秒前に報告のあった現在の系列が 3 間隔のあいだ途絶えるまで待機します。"},
+	"keeps": {
+		"The reports of host ID {host_id} (epoch {epoch}) now stand for the asset, since the former line has been silent for {silent_s} seconds.",
+		"以前の報告系列が {silent_s} 秒間途絶えたため、ホスト識別子 {host_id} (エポック {epoch}) の報告が資産を代表します。"},
+	"epoch-elsewhere": {
+		"Host ID {host_id} began anew ({epoch_by}) with the bound key, but on another board: nothing of the asset was changed.",
+		"ホスト識別子 {host_id} が結び付けられた鍵で新しく開始しました ({epoch_by}) が、別の基板です。資産は変更していません。"},
+	"replaced": {
+		"Host ID {new} took the place of host ID {old}, proved by the key of the old one; both are one asset.",
+		"ホスト識別子 {new} が {old} に置き換わりました。古い識別子の鍵で証明されており、両者は一つの資産です。"},
+	"replaced-unknown": {
+		"Host ID {new} took the place of host ID {old}, which never enrolled here; it is kept as an alias of the asset.",
+		"ホスト識別子 {new} が、ここに登録されたことのない {old} に置き換わりました。資産の別名として保持します。"},
+	"fork": {
+		"Two reports of host ID {host_id} follow the same one: a restored backup, a rolled back snapshot or a copy.",
+		"ホスト識別子 {host_id} の二つの報告が同じ報告に続いています。バックアップの復元、スナップショットの巻き戻し、または複製です。"},
+	"gap": {
+		"A report of host ID {host_id} follows one that has not come; the line is kept open until it does.",
+		"ホスト識別子 {host_id} の報告は、まだ届いていない報告に続くものです。届くまで系列を開いたままにします。"},
+	"gap-closed": {
+		"The missing report of host ID {host_id} has come; the line is whole again.",
+		"ホスト識別子 {host_id} の欠けていた報告が届き、系列がつながりました。"},
+	"facts": {
+		"Known facts of the hardware of host ID {host_id} changed: {facts}.",
+		"ホスト識別子 {host_id} のハードウェア情報が変わりました: {facts}。"},
+	"observed": {
+		"The client of host ID {host_id} reports \"{observed}\": {detail}",
+		"ホスト識別子 {host_id} のクライアントからの報告「{observed}」: {detail}"},
+	"token-created": {
+		"Enrolment token {token} was made.",
+		"登録トークン {token} を作成しました。"},
+	"token-used": {
+		"Enrolment token {token} was used by host ID {host_id}.",
+		"登録トークン {token} をホスト識別子 {host_id} が使用しました。"},
+	"token-revoked": {
+		"Enrolment token {token} was revoked.",
+		"登録トークン {token} を失効させました。"},
+	"conflict-other-key": {
+		"{name} reports under host ID {host_id}, but with another key than the ID is bound to; its reports are kept apart from the asset.",
+		"{name} がホスト識別子 {host_id} で報告していますが、鍵が結び付けられたものと異なります。報告は資産とは別に保管します。"},
+	"conflict-other-board": {
+		"Host ID {host_id} reports with its own key from another board: main board replaced, disk moved, or data copied.",
+		"ホスト識別子 {host_id} が自身の鍵で別の基板から報告しています。マザーボード交換、ディスク移設、またはデータの複製です。"},
+	"conflict-overlap": {
+		"Two systems of one asset, host IDs {host} and {other_host}, were alive at the same time for {seconds} seconds.",
+		"一つの資産の二つのシステム (ホスト識別子 {host} と {other_host}) が {seconds} 秒間同時に動作していました。"},
+	"conflict-replacement": {
+		"The statement that host ID {old} was replaced does not hold ({reason}); the IDs stay apart.",
+		"ホスト識別子 {old} が置き換えられたという申告は成立しません ({reason})。識別子は別々のままです。"},
+	"conflict-observed": {
+		"The client of host ID {host_id} reports \"{observed}\", which has to be decided on: {detail}",
+		"ホスト識別子 {host_id} のクライアントから判断の必要な報告「{observed}」: {detail}"},
+}
+
+func sentence(kind string, host hostid.ID, evidence json.RawMessage, l Language) string {
+	s, ok := sentences[kind]
+	if !ok {
+		return kind // written by a newer program
+	}
+	text := s.en
+	if l == Japanese {
+		text = s.ja
+	}
+	var fields map[string]any
+	dec := json.NewDecoder(strings.NewReader(string(evidence)))
+	dec.UseNumber()
+	if err := dec.Decode(&fields); err != nil {
+		fields = nil
+	}
+	// One pass: braces inside a client's words are words.
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(text, "{")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		name, after, _ := strings.Cut(rest, "}")
+		switch v, ok := fields[name]; {
+		case name == "host_id":
+			b.WriteString(host.String())
+		case ok && v != "":
+			fmt.Fprint(&b, v)
+		default:
+			b.WriteByte('?')
+		}
+		text = after
+	}
+}
+
+// record writes an event into the history; host may be zero.
+func (t *transaction) record(host hostid.ID, kind string, evidence map[string]any) error {
+	if _, ok := sentences[kind]; !ok {
+		panic("registry: no sentence for " + kind)
+	}
+	id := sql.NullString{String: host.String(), Valid: !host.IsZero()}
+	_, err := t.exec(`INSERT INTO history (at, host_id, kind, evidence) VALUES ($1, $2, $3, $4)`, millis(t.now), id, kind, toJSON(evidence))
+	return err
+}
+
+const historyColumns = `SELECT id, at, host_id, kind, evidence FROM history `
+
+func scanEvent(scan func(...any) error) (e Event, err error) {
+	var at int64
+	var host sql.NullString
+	var evidence string
+	if err := scan(&e.ID, &at, &host, &e.Kind, &evidence); err != nil {
+		return e, err
+	}
+	e.At, e.Evidence = fromMillis(at), json.RawMessage(evidence)
+	if host.Valid {
+		e.HostID, err = hostid.ParseID(host.String)
+	}
+	return e, err
+}
+
+// History returns every event, the oldest first.
+func (r *Registry) History(ctx context.Context) ([]Event, error) {
+	return scanAll(ctx, r.readers, scanEvent, historyColumns+`ORDER BY id`)
+}
+
+// HistoryOf returns the events of all host IDs of the asset that one of them names, the oldest first; ErrUnknown
+// if it is no host ID of any asset.
+func (r *Registry) HistoryOf(ctx context.Context, id hostid.ID) ([]Event, error) {
+	events, err := scanAll(ctx, r.readers, scanEvent, historyColumns+`WHERE host_id IN
+		(SELECT host_id FROM hosts WHERE asset_id = (SELECT asset_id FROM hosts WHERE host_id = $1)) ORDER BY id`, id.String())
+	if err == nil && len(events) == 0 {
+		return nil, fmt.Errorf("host ID %s: %w", id, ErrUnknown)
+	}
+	return events, err
+}
+
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+func scanAll[T any](ctx context.Context, q queryer, scan func(func(...any) error) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []T
+	for rows.Next() {
+		v, err := scan(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, rows.Err()
+}

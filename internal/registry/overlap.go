@@ -1,0 +1,129 @@
+package registry
+
+import (
+	"fmt"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// slack is how far receipt minus age may move within one run before it counts as another interval, and how long
+// two intervals must run side by side to be an overlap: networks delay, clocks drift (protocol: two minutes).
+const slack = 2 * time.Minute
+
+// interval is a stretch of time in which one run of one branch certainly lasted.
+type interval struct {
+	id     int64
+	epoch  int64
+	branch int64
+	host   string
+	token  string // the epoch's
+	run    string
+	began  time.Time
+	last   time.Time
+}
+
+// span takes the report into its run's interval.
+//
+// A run that was copied with its disk, or came back with a snapshot, states an age that reaches into the time of
+// the line it was copied from. So an interval begins no earlier than the latest report of any other run or branch
+// of its epoch; what follows that beginning is its own.
+func (t *transaction) span(v checkin.VerifiedReport, e epoch, p placement) error {
+	run := v.Report.Run.String()
+	received := millis(t.now)
+	origin := received - int64(v.Report.AgeMS)
+	var id int64
+	known, err := t.get(`SELECT id FROM intervals WHERE branch_id = $1 AND run = $2 AND origin BETWEEN $3 AND $4 ORDER BY id DESC LIMIT 1`,
+		[]any{p.branch.id, run, origin - slack.Milliseconds(), origin + slack.Milliseconds()}, []any{&id})
+	if err != nil {
+		return err
+	}
+	if known {
+		// The origin follows the client's drift: only a leap begins another interval.
+		_, err = t.exec(`UPDATE intervals SET origin = $1, last = CASE WHEN last < $2 THEN $2 ELSE last END WHERE id = $3`, origin, received, id)
+	} else {
+		var cut int64
+		_, err = t.get(`SELECT COALESCE(MAX(received), $1) FROM reports
+			WHERE epoch_id = $2 AND received <= $3 AND received > $1 AND (run <> $4 OR branch_id <> $5)`,
+			[]any{origin, e.id, received, run, p.branch.id}, []any{&cut})
+		if err == nil {
+			id, err = t.insert(`INSERT INTO intervals (epoch_id, branch_id, run, origin, began, first, last) VALUES ($1, $2, $3, $4, $5, $6, $6)`,
+				e.id, p.branch.id, run, origin, cut, received)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	// Whatever order reports arrive in, an interval that began before this receipt and was first heard after it is cut here.
+	_, err = t.exec(`UPDATE intervals SET began = $1 WHERE epoch_id = $2 AND began < $1 AND first > $1 AND id <> $3 AND (run <> $4 OR branch_id <> $5)`,
+		received, e.id, id, run, p.branch.id)
+	return err
+}
+
+const intervalColumns = `SELECT i.id, i.epoch_id, i.branch_id, e.host_id, e.epoch, i.run, i.began, i.last
+	FROM intervals i JOIN epochs e ON e.id = i.epoch_id JOIN branches b ON b.id = i.branch_id `
+
+func scanInterval(scan func(...any) error) (i interval, err error) {
+	var began, last int64
+	err = scan(&i.id, &i.epoch, &i.branch, &i.host, &i.token, &i.run, &began, &last)
+	i.began, i.last = fromMillis(began), fromMillis(last)
+	return i, err
+}
+
+// overlaps opens a conflict for each branch or epoch of the asset that was alive at the same time as this one for
+// longer than the slack: two systems with one identity. A branch with a gap before it says nothing against its
+// own epoch, since it may be the same line.
+func (t *transaction) overlaps(b branch, e epoch, assetID int64) error {
+	mine, err := collect(t, scanInterval, intervalColumns+`WHERE i.branch_id = $1 ORDER BY i.last DESC, i.id DESC LIMIT 1`, b.id)
+	if err != nil || len(mine) == 0 {
+		return err
+	}
+	m := mine[0]
+	others, err := collect(t, scanInterval, intervalColumns+`JOIN hosts h ON h.host_id = e.host_id
+		WHERE h.asset_id = $1 AND e.proven AND i.branch_id <> $2 AND i.last > $3 AND i.began < $4
+		AND (i.epoch_id <> $5 OR (b.missing IS NULL AND $6)) ORDER BY i.id`,
+		assetID, b.id, millis(m.began.Add(slack)), millis(m.last.Add(-slack)), e.id, b.missing == "")
+	if err != nil {
+		return err
+	}
+	for _, o := range others {
+		from, to := later(m.began, o.began), earlier(m.last, o.last)
+		if to.Sub(from) <= slack {
+			continue
+		}
+		subject := fmt.Sprint("epochs ", min(m.epoch, o.epoch), " ", max(m.epoch, o.epoch))
+		if m.epoch == o.epoch {
+			subject = fmt.Sprint("branches ", min(m.branch, o.branch), " ", max(m.branch, o.branch))
+		}
+		h, err := hostid.ParseID(m.host)
+		if err != nil {
+			return err
+		}
+		err = t.openConflict(conflict{
+			kind: "overlap", subject: subject, asset: assetID, host: h, epochs: []int64{m.epoch, o.epoch},
+			evidence: map[string]any{
+				"host": m.host, "other_host": o.host, "epoch": m.token, "other_epoch": o.token, "run": m.run, "other_run": o.run,
+				"branch": m.branch, "other_branch": o.branch, "from": from, "to": to, "seconds": int64(to.Sub(from).Seconds()),
+			},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}

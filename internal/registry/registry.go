@@ -1,0 +1,269 @@
+// Package registry is the manager's memory of its PCs: assets, the host IDs that they had, every report that was
+// accepted, every decision about identity with its evidence, and the conflicts that wait for an operator. It owns
+// the database: no other package holds SQL.
+//
+// A Registry is the checkin.HigherSystem at the end of every way up. What CheckIn decides is stated in
+// docs/decisions/0030-accepting-reports.md; each rule is a check followed by a write, so it all runs inside one
+// transaction that no other writer can enter.
+//
+// # Time
+//
+// The time of a report is its receipt, by Options.Now. A client's own clock decides nothing.
+//
+// # Text
+//
+// Whatever a client reported is stored and returned as it came. Whoever shows it escapes it for the place where
+// it is shown.
+package registry
+
+import (
+	"context"
+	"crypto/ed25519"
+	"database/sql"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite"
+
+	"samehost/internal/checkin"
+)
+
+// DefaultInterval is the time between two check-ins of a client. A host counts as live for three of them: with
+// 15 minutes a PC that went away shows within the hour, and ten thousand PCs make eleven reports per second.
+const DefaultInterval = 15 * time.Minute
+
+// liveIntervals is how many intervals may pass before a host that says nothing is no longer live (protocol).
+const liveIntervals = 3
+
+// busyTimeout is how long a writer waits for another process's transaction. Ours last milliseconds; only a
+// restore or a check of the whole file by someone else takes seconds.
+const busyTimeout = 10 * time.Second
+
+// Options are what a Registry needs besides its database.
+type Options struct {
+	Key      ed25519.PrivateKey // the manager's; without it CheckIn fails, everything else works
+	Interval time.Duration      // told to clients with every reply; 0: DefaultInterval
+	Now      func() time.Time   // nil: time.Now
+}
+
+// Registry is the open database. It may be used by many goroutines, and by several processes at once.
+type Registry struct {
+	readers  *sql.DB
+	writer   *sql.DB // one connection; its transactions begin with BEGIN IMMEDIATE
+	key      ed25519.PrivateKey
+	audience checkin.Fingerprint
+	interval time.Duration
+	now      func() time.Time
+}
+
+// ErrUnknown is what a question about something that is not in the registry is answered with.
+var ErrUnknown = errors.New("unknown")
+
+//go:embed migrations
+var migrations embed.FS
+
+// Create makes the database that dsn names, which must not exist yet, and opens it. The file is readable by its
+// owner only.
+func Create(ctx context.Context, dsn string, o Options) (*Registry, error) {
+	path, err := sqlitePath(dsn)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make database: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("make database: %w", err)
+	}
+	return Open(ctx, dsn, o)
+}
+
+// Open opens the database that dsn names ("sqlite:" and a full path) and brings its tables up to date. A database
+// that is not there wraps fs.ErrNotExist. The caller closes the Registry.
+func Open(ctx context.Context, dsn string, o Options) (*Registry, error) {
+	path, err := sqlitePath(dsn)
+	if err != nil {
+		return nil, err
+	}
+	// SQLite would make a missing file, and says "unable to open" to everything else.
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	f.Close()
+
+	r := &Registry{key: o.Key, interval: o.Interval, now: o.Now}
+	if r.interval == 0 {
+		r.interval = DefaultInterval
+	}
+	if r.now == nil {
+		r.now = time.Now
+	}
+	if r.key != nil {
+		r.audience = checkin.FingerprintOf(r.key.Public().(ed25519.PublicKey))
+	}
+	if r.readers, err = sql.Open("sqlite", sqliteDSN(path, "deferred")); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	if r.writer, err = sql.Open("sqlite", sqliteDSN(path, "immediate")); err != nil {
+		r.readers.Close()
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	r.writer.SetMaxOpenConns(1)
+	r.readers.SetMaxOpenConns(8)
+	if err := r.migrate(ctx); err != nil {
+		r.Close()
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	return r, nil
+}
+
+// Close ends the use of the database.
+func (r *Registry) Close() error { return errors.Join(r.writer.Close(), r.readers.Close()) }
+
+// Ready reports whether the database answers.
+func (r *Registry) Ready(ctx context.Context) error {
+	var n int
+	return r.readers.QueryRowContext(ctx, `SELECT COUNT(*) FROM tokens WHERE id = ''`).Scan(&n)
+}
+
+func sqlitePath(dsn string) (string, error) {
+	path, ok := strings.CutPrefix(dsn, "sqlite:")
+	if !ok || path == "" {
+		scheme, _, _ := strings.Cut(dsn, ":") // the rest may hold a password
+		return "", fmt.Errorf("database %q: this build knows sqlite:FILE only", scheme+":")
+	}
+	return filepath.Abs(path)
+}
+
+// sqliteDSN puts the settings into the DSN, so that every connection of the pool has them.
+func sqliteDSN(path, lock string) string {
+	q := url.Values{
+		"_txlock":       {lock},
+		"_busy_timeout": {fmt.Sprint(busyTimeout.Milliseconds())},
+		"_journal_mode": {"WAL"},
+		"_synchronous":  {"FULL"},
+		"_foreign_keys": {"1"},
+		"_dqs":          {"0"}, // a misspelt column is an error, not a string
+		"_defensive":    {"1"},
+		"_pragma":       {"trusted_schema(0)"},
+		"mode":          {"rw"},
+	}
+	// In a file: URI the path's own ?, # and % must be escaped; a Windows path needs a leading slash.
+	p := filepath.ToSlash(path)
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p
+	}
+	return (&url.URL{Scheme: "file", Path: p, RawQuery: q.Encode()}).String()
+}
+
+// migrate brings the tables up to date. Two processes may try it at once: each migration is a transaction, so the
+// later one fails whole, looks again and finds it done.
+func (r *Registry) migrate(ctx context.Context) error {
+	sub, err := fs.Sub(migrations, "migrations/sqlite")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, r.writer, sub,
+		goose.WithDisableGlobalRegistry(true), goose.WithSlog(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return err
+	}
+	const tries = 3
+	for try := 1; ; try++ {
+		current, target, err := p.GetVersions(ctx)
+		switch {
+		case err == nil && current > target:
+			return fmt.Errorf("a newer samehost-manager wrote it (tables of version %d, this one knows %d): upgrade this program", current, target)
+		case err == nil && current == target:
+			return nil
+		case err == nil:
+			_, err = p.Up(ctx)
+		}
+		if err != nil && (try == tries || ctx.Err() != nil) {
+			return fmt.Errorf("bring tables up to date: %w", err)
+		}
+	}
+}
+
+// A transaction is one writing transaction and the moment at which it decides. It carries its context, since it
+// lives and dies within one call.
+type transaction struct {
+	*sql.Tx
+	ctx context.Context
+	reg *Registry
+	now time.Time
+}
+
+// write runs f alone among all writers, and commits what it did unless it fails.
+func (r *Registry) write(ctx context.Context, f func(*transaction) error) error {
+	tx, err := r.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	// The moment is taken inside: whoever writes later has the later time.
+	if err := f(&transaction{tx, ctx, r, r.now().UTC().Truncate(time.Millisecond)}); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// exec runs a statement and returns how many rows it changed.
+func (t *transaction) exec(query string, args ...any) (int64, error) {
+	res, err := t.ExecContext(t.ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// get scans the one row of a query; false if there is none.
+func (t *transaction) get(query string, args, dest []any) (bool, error) {
+	err := t.QueryRowContext(t.ctx, query, args...).Scan(dest...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// insert runs INSERT ... RETURNING id.
+func (t *transaction) insert(query string, args ...any) (id int64, err error) {
+	err = t.QueryRowContext(t.ctx, query+` RETURNING id`, args...).Scan(&id)
+	return id, err
+}
+
+func millis(t time.Time) int64 { return t.UnixMilli() }
+
+func fromMillis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+
+func nullTime(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: t.UnixMilli(), Valid: !t.IsZero()}
+}
+
+func fromNullTime(n sql.NullInt64) time.Time {
+	if !n.Valid {
+		return time.Time{}
+	}
+	return fromMillis(n.Int64)
+}
+
+// toJSON is for values of our own types, which always encode.
+func toJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("registry: " + err.Error())
+	}
+	return string(b)
+}

@@ -1,0 +1,121 @@
+package registry
+
+import (
+	"context"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// Token is what the registry knows of an enrolment token: everything but its secret.
+type Token struct {
+	ID      string    `json:"id"`
+	Note    string    `json:"note,omitempty"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires,omitzero"`
+	Revoked time.Time `json:"revoked,omitzero"`
+	Uses    int64     `json:"uses"`
+
+	verifier []byte
+}
+
+// State is "valid", "expired" or "revoked" at that time.
+func (t Token) State(now time.Time) string {
+	switch {
+	case !t.Revoked.IsZero():
+		return "revoked"
+	case !t.Expires.IsZero() && !now.Before(t.Expires):
+		return "expired"
+	default:
+		return "valid"
+	}
+}
+
+// CreateToken makes an enrolment token. It is shown once: only what is needed to check it is kept. expires zero:
+// never; note is for people.
+func (r *Registry) CreateToken(ctx context.Context, expires time.Time, note string) (checkin.EnrolmentToken, error) {
+	if r.key == nil {
+		return checkin.EnrolmentToken{}, errors.New("the registry was opened without the manager's key")
+	}
+	tok := checkin.NewEnrolmentToken(r.audience)
+	verifier := tok.Verifier()
+	err := r.write(ctx, func(t *transaction) error {
+		_, err := t.exec(`INSERT INTO tokens (id, verifier, note, created, expires) VALUES ($1, $2, $3, $4, $5)`,
+			tok.ID, verifier[:], note, millis(t.now), nullTime(expires))
+		if err != nil {
+			return err
+		}
+		return t.record(hostid.ID{}, "token-created", map[string]any{"token": tok.ID, "note": note})
+	})
+	return tok, err
+}
+
+// RevokeToken ends a token: it enrols nobody any more. Hosts that it enrolled stay. Revoking twice is no error;
+// an ID that is no token's is ErrUnknown.
+func (r *Registry) RevokeToken(ctx context.Context, id string) error {
+	return r.write(ctx, func(t *transaction) error {
+		n, err := t.exec(`UPDATE tokens SET revoked = $1 WHERE id = $2 AND revoked IS NULL`, millis(t.now), id)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			_, known, err := t.token(id)
+			if err == nil && !known {
+				err = fmt.Errorf("token %q: %w", id, ErrUnknown)
+			}
+			return err
+		}
+		return t.record(hostid.ID{}, "token-revoked", map[string]any{"token": id})
+	})
+}
+
+const tokenColumns = `SELECT id, verifier, note, created, expires, revoked, uses FROM tokens `
+
+func scanToken(scan func(...any) error) (t Token, err error) {
+	var created int64
+	var expires, revoked sql.NullInt64
+	err = scan(&t.ID, &t.verifier, &t.Note, &created, &expires, &revoked, &t.Uses)
+	t.Created, t.Expires, t.Revoked = fromMillis(created), fromNullTime(expires), fromNullTime(revoked)
+	return t, err
+}
+
+func (t *transaction) token(id string) (tok Token, known bool, err error) {
+	tok, err = scanToken(t.QueryRowContext(t.ctx, tokenColumns+`WHERE id = $1`, id).Scan)
+	if errors.Is(err, sql.ErrNoRows) {
+		return tok, false, nil
+	}
+	return tok, err == nil, err
+}
+
+// Tokens returns every token, the oldest first.
+func (r *Registry) Tokens(ctx context.Context) ([]Token, error) {
+	return scanAll(ctx, r.readers, scanToken, tokenColumns+`ORDER BY created, id`)
+}
+
+// passwordRounds of PBKDF2-HMAC-SHA256: what OWASP asks for (Password Storage Cheat Sheet, 2023).
+const passwordRounds = 600_000
+
+// CreateAdministrator makes an administrator. The password is kept as a salted hash only
+// ("pbkdf2-sha256$rounds$salt$hash", base64).
+func (r *Registry) CreateAdministrator(ctx context.Context, name, password string) error {
+	salt := make([]byte, 16)
+	rand.Read(salt)
+	hash, err := pbkdf2.Key(sha256.New, password, salt, passwordRounds, sha256.Size)
+	if err != nil {
+		return err
+	}
+	b64 := base64.RawStdEncoding
+	text := fmt.Sprintf("pbkdf2-sha256$%d$%s$%s", passwordRounds, b64.EncodeToString(salt), b64.EncodeToString(hash))
+	return r.write(ctx, func(t *transaction) error {
+		_, err := t.exec(`INSERT INTO administrators (name, password_hash, created) VALUES ($1, $2, $3)`, name, text, millis(t.now))
+		return err
+	})
+}
