@@ -266,9 +266,9 @@ func testAllCorrupt(t *testing.T, s *suite) {
 	s.wantLoad(t, s.Reopen(t), s.record(3))
 }
 
-// newerFrame is a whole frame of a format version that does not exist yet, put together from
-// docs/protocol/record.md and not by the code under test.
-func newerFrame(seq uint64) []byte {
+// NewerFrame is a whole frame of a format version that does not exist yet, put together from
+// docs/protocol/record.md and not by hostid.
+func NewerFrame(seq uint64) []byte {
 	payload := []byte("whatever a newer version keeps here")
 	b := []byte("SHID\x00\x02")
 	b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
@@ -284,7 +284,7 @@ func testNewer(t *testing.T, s *suite) {
 	for _, i := range s.copies(t) {
 		was := bytes.Clone(s.Read(t, i))
 		for _, seq := range []uint64{0, 1, 1 << 40} { // it counts whatever its sequence is
-			newer := newerFrame(seq)
+			newer := NewerFrame(seq)
 			if s.KeepsLocal {
 				s.Write(t, i, newer)
 			} else {

@@ -1,0 +1,395 @@
+package hostid_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"samehost/internal/hostid"
+	"samehost/internal/hostid/storetest"
+)
+
+// The model: a few PCs, whose boards, cases, disks and memory are broken, swapped, cloned and cut from power at
+// random, with the real Keeper on each. What must hold whatever happens is checked at every write and every start.
+
+// testDisk is a disk with a data folder: a host ID management file, what was set aside, and what BeforeOverwrite
+// made durable. It implements hostid.LocalStore.
+type testDisk struct {
+	serial  string
+	frame   []byte // the file's content; nil: none
+	aside   []hostid.Record
+	journal []hostid.Overwrite
+	writes  int
+	power   *power
+}
+
+// clone is the disk copied, byte for byte, onto another one.
+func (d *testDisk) clone(serial string) *testDisk {
+	return &testDisk{serial: serial, frame: slices.Clone(d.frame), aside: slices.Clone(d.aside), journal: slices.Clone(d.journal)}
+}
+
+// power is cut at a durable step: nothing of it happens, all of it, or, in memory, the first bytes of it.
+type power struct {
+	armed   bool
+	steps   int // that still succeed
+	partly  int // bytes of memory that the step cut writes
+	applied bool
+}
+
+type powerCut struct{}
+
+// step runs a durable step, or cuts it.
+func (p *power) step(apply func(), part func(n int)) {
+	if p == nil || !p.armed {
+		apply()
+		return
+	}
+	if p.steps > 0 {
+		p.steps--
+		apply()
+		return
+	}
+	switch {
+	case p.applied:
+		apply()
+	case part != nil:
+		part(p.partly)
+	}
+	panic(powerCut{})
+}
+
+func (d *testDisk) Load(context.Context) (hostid.Record, error) {
+	if d.frame == nil {
+		return hostid.Record{}, hostid.ErrNotStored
+	}
+	_, r, err := hostid.DecodeFrame(d.frame)
+	return r, err
+}
+
+func (d *testDisk) Save(ctx context.Context, r hostid.Record) error {
+	if old, err := d.Load(ctx); err == nil && old.Equal(r) {
+		return nil
+	} else if errors.Is(err, hostid.ErrNewer) {
+		return err
+	}
+	frame, err := hostid.EncodeFrame(1, r)
+	if err != nil {
+		return err
+	}
+	d.power.step(func() { d.frame = frame; d.writes++ }, nil)
+	return nil
+}
+
+func (d *testDisk) SetAside(ctx context.Context, why string) (string, error) {
+	r, err := d.Load(ctx)
+	if err != nil {
+		return "", err
+	}
+	return d.SetAsideRecord(ctx, r, why)
+}
+
+func (d *testDisk) SetAsideRecord(_ context.Context, r hostid.Record, why string) (string, error) {
+	d.power.step(func() { d.aside = append(d.aside, r) }, nil)
+	return why, nil
+}
+
+// keptAside reports that identity r is among what was set aside.
+func (d *testDisk) keptAside(r hostid.Record) bool {
+	return slices.ContainsFunc(d.aside, func(a hostid.Record) bool { return a.HostID == r.HostID && a.Seed == r.Seed })
+}
+
+// guard is a Store that checks each Save before it happens.
+type guard struct {
+	hostid.LocalStore
+	save func(ctx context.Context, r hostid.Record) error
+}
+
+func (g guard) Save(ctx context.Context, r hostid.Record) error { return g.save(ctx, r) }
+
+type testBoard struct {
+	name              string
+	uuid, serial, mac string
+	chassis           string
+	memory            *storetest.Memory
+	disk              *testDisk
+	last              *hostid.Outcome // of the installation that runs; nil if none does since disk or file changed
+}
+
+func (b *testBoard) evidence() (e hostid.Evidence) {
+	e[hostid.SystemUUID], e[hostid.BoardSerial], e[hostid.OnboardMAC] = b.uuid, b.serial, b.mac
+	e[hostid.SystemSerial], e[hostid.ChassisSerial] = b.chassis, b.chassis
+	e[hostid.DiskSerial] = b.disk.serial
+	return e
+}
+
+// own is what b's memory holds, if that can be read and is not another board's.
+func (b *testBoard) own() (hostid.Record, bool) {
+	r, err := b.memory.Load(context.Background())
+	return r, err == nil && hostid.Compare(r.Facts, b.evidence().Facts(r.HostID)) != hostid.AnotherBoard
+}
+
+type world struct {
+	boards []*testBoard
+	serial int // numbers for new things
+}
+
+func (w *world) next(what string) string {
+	w.serial++
+	return fmt.Sprintf("%s-%d", what, w.serial)
+}
+
+func newWorld(boards int) *world {
+	w := &world{}
+	for i := range boards {
+		w.boards = append(w.boards, &testBoard{
+			name: fmt.Sprintf("PC %d", i), uuid: w.next("uuid"), serial: w.next("board"), mac: w.next("mac"), chassis: w.next("case"),
+			memory: &storetest.Memory{}, disk: &testDisk{serial: w.next("disk")},
+		})
+	}
+	return w
+}
+
+func (w *world) board(t *rapid.T) *testBoard { return rapid.SampledFrom(w.boards).Draw(t, "board") }
+
+// keeper makes the Keeper of an installation, with the checks of every write.
+func (w *world) keeper(t *rapid.T, b *testBoard, p *power) *hostid.Keeper {
+	disk, memory := b.disk, b.memory
+	disk.power = p
+	// mayReplace is the promise of every write: another ID's record is set aside and announced first.
+	mayReplace := func(where string, old, r hostid.Record) {
+		if old.HostID == r.HostID {
+			if old.Seed != r.Seed {
+				t.Fatalf("%s: %s: the seed of %s is replaced", b.name, where, old.HostID)
+			}
+			return
+		}
+		if !slices.ContainsFunc(disk.journal, func(o hostid.Overwrite) bool {
+			return o.Store == where && o.Old.HostID == old.HostID && o.New.HostID == r.HostID && o.Old.Seed == old.Seed
+		}) {
+			t.Fatalf("%s: %s: %s is overwritten by %s, and nothing announced it", b.name, where, old.HostID, r.HostID)
+		}
+		if !disk.keptAside(old) {
+			t.Fatalf("%s: %s: %s is overwritten by %s, and not set aside", b.name, where, old.HostID, r.HostID)
+		}
+	}
+	return &hostid.Keeper{
+		File: guard{disk, func(ctx context.Context, r hostid.Record) error {
+			old, err := disk.Load(ctx)
+			if err == nil {
+				mayReplace(hostid.FileStoreName, old, r)
+			} else if errors.Is(err, hostid.ErrNewer) {
+				t.Fatalf("%s: a newer file is overwritten", b.name)
+			}
+			return disk.Save(ctx, r)
+		}},
+		Memory: []hostid.NamedStore{{Name: "memory", Store: guard{save: func(ctx context.Context, r hostid.Record) error {
+			old, err := memory.Load(ctx)
+			switch {
+			case err == nil:
+				mayReplace("memory", old, r)
+				if hostid.Compare(old.Facts, b.evidence().Facts(old.HostID)) == hostid.AnotherBoard {
+					t.Fatalf("%s: the foreign record %s is overwritten", b.name, old.HostID)
+				}
+			case errors.Is(err, hostid.ErrNewer):
+				t.Fatalf("%s: Save to memory that holds a newer record", b.name)
+			}
+			if r.Local != (hostid.Local{}) || r.Facts[hostid.DiskSerial] != (hostid.Digest{}) {
+				t.Fatalf("%s: memory gets what concerns the disk: %+v", b.name, r)
+			}
+			p.step(func() { err = memory.Save(ctx, r) }, func(n int) { memory.Cut(n); memory.Save(ctx, r); memory.Restart() })
+			return err
+		}, LocalStore: loader{memory}}}},
+		Evidence: b.evidence(),
+		BeforeOverwrite: func(_ context.Context, o hostid.Overwrite) error {
+			p.step(func() { disk.journal = append(disk.journal, o) }, nil)
+			return nil
+		},
+	}
+}
+
+// loader lets guard embed a Store that sets nothing aside.
+type loader struct{ hostid.Store }
+
+func (loader) SetAside(context.Context, string) (string, error) { panic("memory sets nothing aside") }
+func (loader) SetAsideRecord(context.Context, hostid.Record, string) (string, error) {
+	panic("memory sets nothing aside")
+}
+
+// start runs Establish on b, with power cut at a step if p says so. It reports whether it came to an end.
+func (w *world) start(t *rapid.T, b *testBoard, p *power) (cut bool) {
+	k := w.keeper(t, b, p)
+	var out hostid.Outcome
+	var err error
+	func() {
+		defer func() {
+			if r := recover(); r != nil {
+				if _, ok := r.(powerCut); !ok {
+					panic(r)
+				}
+				cut = true
+			}
+		}()
+		out, err = k.Establish(context.Background())
+	}()
+	if cut {
+		b.last = nil // it is off; what it used before counts no more than its next start
+		return true
+	}
+	if err != nil {
+		b.last = nil
+		if !errors.Is(err, hostid.ErrNewer) {
+			t.Fatalf("%s: %v", b.name, err)
+		}
+		return false
+	}
+	b.last = &out
+	onDisk, err := b.disk.Load(context.Background())
+	if err != nil || !onDisk.Equal(out.Record) {
+		t.Fatalf("%s uses %+v, and its disk holds %+v, %v", b.name, out.Record, onDisk, err)
+	}
+	w.checkShared(t, b)
+	return false
+}
+
+// checkShared: no host ID is in use on two boards without one of them saying so.
+func (w *world) checkShared(t *rapid.T, b *testBoard) {
+	id := b.last.Record.HostID
+	for _, o := range w.boards {
+		if o == b || o.last == nil || o.last.Record.HostID != id {
+			continue
+		}
+		if !speaksOf(b, id) && !speaksOf(o, id) {
+			t.Fatalf("%s and %s both use %s, and neither says so:\n%+v\n%+v", b.name, o.name, id, *b.last, *o.last)
+		}
+	}
+}
+
+// speaksOf reports that the installation on b tells the manager something about id beyond that it is its own.
+func speaksOf(b *testBoard, id hostid.ID) bool {
+	for _, c := range b.last.Conflicts {
+		if c.File == id || c.Memory == id {
+			return true
+		}
+	}
+	return slices.ContainsFunc(b.disk.journal, func(o hostid.Overwrite) bool { return o.Old.HostID == id || o.New.HostID == id })
+}
+
+// newDisk puts an empty disk into b; reinstall empties the folder.
+func (w *world) newDisk(b *testBoard)   { b.disk, b.last = &testDisk{serial: w.next("disk")}, nil }
+func (w *world) reinstall(b *testBoard) { b.disk, b.last = &testDisk{serial: b.disk.serial}, nil }
+
+// restored checks the promise that the product is for: after the disk failed, memory gives the same ID back.
+func (w *world) restored(t *rapid.T, b *testBoard) {
+	r, ok := b.own()
+	w.start(t, b, nil)
+	if ok && (b.last == nil || b.last.Record.HostID != r.HostID || b.last.Record.Seed != r.Seed || b.last.Origin != hostid.Restored) {
+		t.Fatalf("%s lost its disk; memory held %s: %+v", b.name, r.HostID, b.last)
+	}
+}
+
+func (w *world) events() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"start": func(t *rapid.T) { w.start(t, w.board(t), nil) },
+		"start, power cut, start": func(t *rapid.T) {
+			b := w.board(t)
+			w.start(t, b, &power{
+				armed: true, steps: rapid.IntRange(0, 5).Draw(t, "steps"), applied: rapid.Bool().Draw(t, "applied"),
+				partly: rapid.IntRange(0, hostid.MaxFrame).Draw(t, "bytes"),
+			})
+			w.start(t, b, nil)
+		},
+		"reinstall":            func(t *rapid.T) { b := w.board(t); w.reinstall(b); w.restored(t, b) },
+		"disk replaced":        func(t *rapid.T) { b := w.board(t); w.newDisk(b); w.restored(t, b) },
+		"reinstall, not begun": func(t *rapid.T) { w.reinstall(w.board(t)) },
+		"disks swapped": func(t *rapid.T) {
+			a, b := w.board(t), w.board(t)
+			a.disk, b.disk = b.disk, a.disk
+			a.last, b.last = nil, nil
+		},
+		"disk moved, a new one in its place": func(t *rapid.T) {
+			a, b := w.board(t), w.board(t)
+			b.disk, b.last = a.disk, nil
+			w.newDisk(a)
+		},
+		"disk cloned": func(t *rapid.T) {
+			a, b := w.board(t), w.board(t)
+			b.disk, b.last = a.disk.clone(w.next("disk")), nil
+		},
+		"file corrupt": func(t *rapid.T) {
+			if d := w.board(t).disk; d.frame != nil {
+				d.frame = append([]byte{0x13}, d.frame[1:]...)
+			}
+		},
+		"file deleted": func(t *rapid.T) { b := w.board(t); b.disk.frame, b.last = nil, nil },
+		"memory does not answer": func(t *rapid.T) {
+			w.board(t).memory.Err = fmt.Errorf("%w: no driver", hostid.ErrUnavailable)
+		},
+		"memory not initialized": func(t *rapid.T) { w.board(t).memory.Err = hostid.ErrNotInitialized },
+		"memory answers":         func(t *rapid.T) { w.board(t).memory.Err = nil },
+		"memory erased":          func(t *rapid.T) { m := w.board(t).memory; m.Blocks = [2][]byte{} },
+		"one block corrupt": func(t *rapid.T) {
+			m := w.board(t).memory
+			if i := rapid.IntRange(0, 1).Draw(t, "block"); m.Blocks[i] != nil {
+				m.Blocks[i] = append([]byte{0x13}, m.Blocks[i][1:]...)
+			}
+		},
+		"both blocks corrupt": func(t *rapid.T) {
+			m := w.board(t).memory
+			m.Blocks = [2][]byte{{0x13}, {0x14}}
+		},
+		"another board's memory": func(t *rapid.T) {
+			a, b := w.board(t), w.board(t)
+			b.memory.Blocks = [2][]byte{slices.Clone(a.memory.Blocks[0]), slices.Clone(a.memory.Blocks[1])}
+		},
+		"network interface swapped": func(t *rapid.T) { w.board(t).mac = w.next("mac") },
+		"UUID reset": func(t *rapid.T) {
+			w.board(t).uuid = rapid.SampledFrom([]string{"", "shared", w.next("uuid")}).Draw(t, "uuid")
+		},
+		"another case":        func(t *rapid.T) { w.board(t).chassis = w.next("case") },
+		"serial numbers lost": func(t *rapid.T) { w.board(t).chassis = "" },
+		"":                    func(t *rapid.T) {},
+	}
+}
+
+// quiet lets a PC start a few times with nothing changing, and checks what must hold then.
+func (w *world) quiet(t *rapid.T, b *testBoard) {
+	w.start(t, b, nil)
+	w.start(t, b, nil)
+	writes, diskWrites, aside, journal := b.memory.Writes, b.disk.writes, len(b.disk.aside), len(b.disk.journal)
+	w.start(t, b, nil)
+	if b.memory.Writes != writes || b.disk.writes != diskWrites || len(b.disk.aside) != aside || len(b.disk.journal) != journal {
+		t.Fatalf("%s: the third start with nothing changed still writes", b.name)
+	}
+	r, ok := b.own()
+	if b.last == nil || !ok || len(b.last.Conflicts) > 0 {
+		return
+	}
+	if got := b.last.Record; got.HostID != r.HostID || got.Seed != r.Seed || got.Local.Fresh || got.Local.Provisional || !got.Local.Stored {
+		t.Fatalf("%s: quiet, its own memory holds %s, and the file %+v", b.name, r.HostID, got)
+	}
+}
+
+func TestKeeperModel(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(3)
+		t.Repeat(w.events())
+		for _, b := range w.boards {
+			w.quiet(t, b)
+		}
+		// Memory comes back at last: then file and memory agree everywhere, or a conflict is on record.
+		for _, b := range w.boards {
+			b.memory.Err = nil
+			w.quiet(t, b)
+			if b.last != nil && len(b.last.Conflicts) == 0 {
+				if r, err := b.memory.Load(t.Context()); err != nil || r.HostID != b.last.Record.HostID || r.Seed != b.last.Record.Seed {
+					t.Fatalf("%s: memory answers, holds %s, %v, and the file %s", b.name, r.HostID, err, b.last.Record.HostID)
+				}
+			}
+		}
+	})
+}
