@@ -1,0 +1,679 @@
+// Package agent is what a PC does to stay the same asset: it keeps the host ID (hostid.Keeper), makes signed
+// reports, sees them delivered, and does what the replies say. It knows no hardware: the stores and the facts are
+// handed to it.
+//
+// # What is durable when
+//
+// The data folder holds, beside the host ID management file, the chain of reports (chain.json), what must be told
+// about overwritten records (overwritten.json) and what the last check-in came to (status.json, for people). A
+// proof is on disk before the record that it speaks of is overwritten; a report is on disk before it is sent, and
+// is sent again unchanged until it is accepted. So a crash or power cut at any point loses neither a proof nor a
+// link of the chain, and never makes two reports out of one.
+//
+// A chain that cannot be read is set aside under a dated name and a new epoch begins. One that a newer version
+// wrote is left alone, and the agent does not start.
+//
+// # One process at a time
+//
+// An Agent holds the folder's lock from Open to Close. ReadStatus needs no lock. RequestCheckIn asks the process
+// that holds it.
+package agent
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hardware"
+	"samehost/internal/hostid"
+)
+
+// Options are what an Agent is made of.
+type Options struct {
+	DataDir string
+
+	// HigherSystem is the address of the manager or relay, for status; "" while there is none. Connect makes the
+	// way to it: manager is the key that replies must be signed by, now the clock to judge certificates by.
+	HigherSystem string
+	Connect      func(manager checkin.Fingerprint, now func() time.Time) (checkin.HigherSystem, error)
+
+	TokenFile string // the enrolment token; needed until the manager has accepted a report. "": none
+
+	Stores      []hostid.NamedStore                           // memory on the board, in board order
+	Hardware    func(context.Context) (hardware.Facts, error) // what is known of this PC now; with an error, what is known all the same
+	RestoreWait time.Duration                                 // hostid.Keeper's, but 0 does not wait
+	Version     string                                        // of the program, for reports
+	Log         *slog.Logger
+
+	clock clock        // a test's; the zero clock is the system's
+	step  func(string) // a test's: called around everything that outlives a crash
+}
+
+// Outcome is what one check-in came to.
+type Outcome struct {
+	HostID      hostid.ID           `json:"host_id"`
+	Origin      hostid.Origin       `json:"origin"`
+	Provisional bool                `json:"provisional"`
+	Pending     bool                `json:"pending"`           // restored, but the board sits in another case
+	Stores      []hostid.StoreState `json:"stores"`            // memory on the board
+	Reasons     []string            `json:"reasons,omitempty"` // why the host ID was not restored, and what to do
+	Conflicts   []hostid.Conflict   `json:"conflicts,omitempty"`
+
+	CheckedIn bool                `json:"checked_in"`      // accepted, or taken into a relay's keeping
+	Reply     checkin.ReplyStatus `json:"reply,omitempty"` // which of the two
+	Refused   bool                `json:"refused"`         // trying again will not help: Error says what will
+	Error     string              `json:"error,omitempty"` // why not checked in, and what to do
+}
+
+const (
+	storeTimeout = time.Minute // one Load or Save; flash takes seconds, and firmware may be busy
+	sendTimeout  = time.Minute // one report and its reply
+)
+
+// Agent works in one data folder. Its methods may be called from several goroutines; check-ins follow one another.
+type Agent struct {
+	o    Options
+	lock *hostid.Lock
+	dir  fs.FileInfo // the data folder, to see if it goes
+
+	mu     sync.Mutex // one check-in at a time; guards everything below
+	chain  chain
+	over   overwritten
+	unread string // why the chain could not be read; the next epoch says so
+	run    run
+	status Status
+
+	failures int           // check-ins in a row that trying again may mend
+	due      time.Duration // on the awake clock: when the next check-in is due
+
+	// What was logged last: a fault that lasts is logged once, not every five minutes.
+	shown    string          // the error of the last check-in
+	reported bool            // a check-in of this process succeeded
+	told     map[string]bool // sentences about stores
+
+	higher    checkin.HigherSystem
+	higherKey checkin.Fingerprint
+
+	lastReply struct { // the manager's clock, for certificates: a PC after repair often has a wrong one
+		sync.Mutex
+		time time.Time
+	}
+}
+
+// Open takes the data folder's lock, making the folder if it is missing, and reads its state. The error wraps
+// hostid.ErrLocked if another process works there, hostid.ErrNewer if a newer version wrote the state.
+func Open(o Options) (_ *Agent, err error) {
+	if o.clock.wall == nil {
+		o.clock = systemClock()
+	}
+	if o.step == nil {
+		o.step = func(string) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	lock, err := hostid.LockFolder(o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			lock.Unlock()
+		}
+	}()
+	dir, err := os.Stat(o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{o: o, lock: lock, dir: dir, run: beginRun(o.clock)}
+	if a.chain, a.unread, err = loadChain(o.DataDir, o.clock.wall()); err != nil {
+		return nil, err
+	}
+	if a.unread != "" {
+		o.Log.Error("the chain of reports cannot be read", "reason", a.unread)
+	}
+	over, lost, err := loadOverwritten(o.DataDir, o.clock.wall())
+	if err != nil {
+		return nil, err
+	}
+	if lost != "" {
+		o.Log.Error("the list of overwritten records cannot be read", "reason", lost)
+	}
+	a.over = over
+	if reply, err := a.chain.reply(); err == nil { // check has verified it
+		a.lastReply.time = reply.Time
+	}
+	a.status, _ = readStatusFile(o.DataDir) // what cannot be read is written anew
+	return a, nil
+}
+
+// Close lets the next process in. It must not be called while a check-in runs.
+func (a *Agent) Close() error { return a.lock.Unlock() }
+
+// now is the later of this PC's clock and the last reply's: a certificate that had ended by then has ended.
+func (a *Agent) now() time.Time {
+	a.lastReply.Lock()
+	defer a.lastReply.Unlock()
+	if now := a.o.clock.wall(); now.After(a.lastReply.time) {
+		return now
+	}
+	return a.lastReply.time
+}
+
+// ErrGone says that the data folder was removed or replaced while an Agent worked in it. What another process may
+// have put there since is not its own: it must end.
+var ErrGone = errors.New("the data folder was removed or replaced while samehost-client worked in it")
+
+// CheckIn makes sure of the host ID, reports, and does what the reply says. It fails only where there is no host ID
+// to report (hostid.Keeper.Establish), with ErrGone, or with the context's error; that the higher system did not
+// take the report stands in the Outcome.
+func (a *Agent) CheckIn(ctx context.Context) (Outcome, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out, err := a.checkIn(ctx)
+	a.plan(err == nil && (out.CheckedIn || out.Refused))
+	return out, err
+}
+
+func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
+	if dir, err := os.Stat(a.o.DataDir); err != nil || !os.SameFile(dir, a.dir) {
+		return Outcome{}, fmt.Errorf("%w: %s", ErrGone, a.o.DataDir)
+	}
+	if a.run.slept(a.o.clock) {
+		a.run = beginRun(a.o.clock)
+	}
+	facts, err := a.o.Hardware(ctx)
+	if err != nil {
+		a.o.Log.Warn("some facts about this PC cannot be read", "error", err)
+	}
+	est, err := a.establish(ctx, facts)
+	if err != nil {
+		if ctx.Err() == nil {
+			a.failed(err)
+		}
+		return Outcome{}, err
+	}
+	out := Outcome{
+		HostID:      est.Record.HostID,
+		Origin:      est.Origin,
+		Provisional: est.Record.Local.Provisional,
+		Pending:     est.Pending,
+		Stores:      memoryOf(est),
+		Reasons:     est.Reasons,
+		Conflicts:   est.Conflicts,
+	}
+	out.Reply, err = a.report(ctx, est, facts)
+	if err != nil && ctx.Err() != nil {
+		return out, ctx.Err()
+	}
+	out.CheckedIn = err == nil
+	if err != nil {
+		out.Refused = errors.Is(err, checkin.ErrRefused)
+		out.Error = err.Error()
+	}
+	a.finished(est, out)
+	return out, nil
+}
+
+// memoryOf leaves out the host ID management file: after Establish it always holds the host ID.
+func memoryOf(est hostid.Outcome) []hostid.StoreState {
+	states := []hostid.StoreState{}
+	for _, s := range est.Stores {
+		if s.Name != hostid.FileStoreName {
+			states = append(states, s)
+		}
+	}
+	return states
+}
+
+func (a *Agent) establish(ctx context.Context, facts hardware.Facts) (hostid.Outcome, error) {
+	keeper := hostid.Keeper{
+		File:            hostid.NewFile(a.o.DataDir),
+		Evidence:        facts.Evidence(),
+		Expected:        facts.SMBIOSAMT && a.o.RestoreWait > 0,
+		RestoreWait:     a.o.RestoreWait,
+		BeforeOverwrite: a.beforeOverwrite,
+		Log:             a.o.Log,
+	}
+	for _, s := range a.o.Stores {
+		keeper.Memory = append(keeper.Memory, hostid.NamedStore{Name: s.Name, Store: boundedStore{s.Store}})
+	}
+	// A store that keeps a session open would hold one of the few places for it until the next check-in.
+	defer func() {
+		for _, s := range a.o.Stores {
+			if c, ok := s.Store.(interface{ Close(context.Context) error }); ok {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+				if err := c.Close(ctx); err != nil {
+					a.o.Log.Debug("close store", "store", s.Name, "error", err)
+				}
+				cancel()
+			}
+		}
+	}()
+	return keeper.Establish(ctx)
+}
+
+// boundedStore gives every call of a store its own deadline: one that hangs is unavailable, and does not keep the
+// PC from checking in.
+type boundedStore struct{ hostid.Store }
+
+func (s boundedStore) Load(ctx context.Context) (r hostid.Record, err error) {
+	err = bounded(ctx, func(ctx context.Context) (err error) {
+		r, err = s.Store.Load(ctx)
+		return err
+	})
+	return r, err
+}
+
+func (s boundedStore) Save(ctx context.Context, r hostid.Record) error {
+	return bounded(ctx, func(ctx context.Context) error { return s.Store.Save(ctx, r) })
+}
+
+func bounded(ctx context.Context, call func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	err := call(limited)
+	if err != nil && ctx.Err() == nil && limited.Err() != nil && !errors.Is(err, hostid.ErrUnavailable) {
+		return fmt.Errorf("%w: no answer within %s: %w", hostid.ErrUnavailable, storeTimeout, err)
+	}
+	return err
+}
+
+// beforeOverwrite is the Keeper's: what the manager must be told is durable before a record is gone.
+func (a *Agent) beforeOverwrite(_ context.Context, o hostid.Overwrite) error {
+	w := overwriting{Kind: o.Kind, Store: o.Store, Old: o.Old.HostID, New: o.New.HostID}
+	if o.Kind == hostid.Replaced {
+		manager, err := a.manager()
+		if err != nil {
+			return fmt.Errorf("the proof for the manager cannot be made yet: %w", err)
+		}
+		w.Audience = manager
+	}
+	if a.over.has(w) {
+		return nil
+	}
+	if len(a.over.Entries) >= maxOverwritings {
+		return fmt.Errorf("%d overwritten records wait for the manager to take note of them: check in first", maxOverwritings)
+	}
+	if w.Audience != "" {
+		proof, err := checkin.SignReplacement(checkin.Replacement{
+			Old:      w.Old,
+			New:      w.New,
+			NewKey:   o.New.Seed.SigningKey().Public().(ed25519.PublicKey),
+			Audience: w.Audience,
+		}, o.Old.Seed.SigningKey())
+		if err != nil {
+			return err
+		}
+		w.Proof = proof
+	}
+	return a.saveOverwritten(append(slices.Clone(a.over.Entries), w))
+}
+
+func (a *Agent) saveOverwritten(entries []overwriting) error {
+	next := overwritten{Entries: entries}
+	if err := a.write(overwrittenName, next); err != nil {
+		return err
+	}
+	a.over = next
+	return nil
+}
+
+// write makes a state file durable.
+func (a *Agent) write(name string, content any) error {
+	a.o.step("before " + name)
+	defer a.o.step("after " + name)
+	return writeState(filepath.Join(a.o.DataDir, name), content)
+}
+
+func (a *Agent) saveChain(c chain) error {
+	if err := a.write(chainName, c); err != nil {
+		return err
+	}
+	a.chain = c
+	return nil
+}
+
+// ErrNoToken says that this PC knows no manager yet, or is unknown there, and has no enrolment token.
+var ErrNoToken = errors.New("no enrolment token: have the manager's administrator run `samehost-manager token create` and put the line into the file that enrolment_token_file names")
+
+// token reads the enrolment token; nil if there is none.
+func (a *Agent) token() (*checkin.EnrolmentToken, error) {
+	if a.o.TokenFile == "" {
+		return nil, nil
+	}
+	t, err := ReadToken(a.o.TokenFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &t, nil
+}
+
+// ReadToken reads a file that holds an enrolment token. The error never shows the token; it wraps fs.ErrNotExist if
+// there is no such file.
+func ReadToken(path string) (checkin.EnrolmentToken, error) {
+	b, err := readBounded(path, 4096)
+	if err != nil {
+		if errors.Is(err, hostid.ErrCorrupt) {
+			err = errors.New("too long for one enrolment token")
+		}
+		return checkin.EnrolmentToken{}, fmt.Errorf("enrolment token file %s: %w", path, err)
+	}
+	t, err := checkin.ParseToken(strings.TrimPrefix(string(b), "\ufeff"))
+	if err != nil {
+		return checkin.EnrolmentToken{}, fmt.Errorf("enrolment token file %s: %w", path, err)
+	}
+	return t, nil
+}
+
+// manager is the key that this PC trusts: the enrolment token's, which an administrator put there, else the one of
+// the chain. A token that cannot be read does not keep an enrolled PC from its manager.
+func (a *Agent) manager() (checkin.Fingerprint, error) {
+	t, err := a.token()
+	switch {
+	case t != nil:
+		return t.Manager, nil
+	case a.chain.Manager != "":
+		return a.chain.Manager, nil
+	case err != nil:
+		return "", err
+	}
+	return "", ErrNoToken
+}
+
+// continueChain makes sure that the chain is this host's and this manager's, or begins an epoch.
+func (a *Agent) continueChain(est hostid.Outcome, manager checkin.Fingerprint) error {
+	c := a.chain
+	restored := est.Record.Local.Origin == hostid.Restored
+	var by checkin.EpochBy
+	switch {
+	case a.unread != "":
+		by = checkin.EpochUnread
+	case c.HostID.IsZero() && restored:
+		by = checkin.EpochRestore
+	case c.HostID.IsZero():
+		by = checkin.EpochInstall
+	case c.HostID != est.Record.HostID && restored:
+		by = checkin.EpochRestore
+	case c.HostID != est.Record.HostID:
+		by = checkin.EpochNewID
+	case est.Origin == hostid.Restored: // the host ID management file alone was lost
+		by = checkin.EpochRestore
+	case c.Manager != manager: // a new installation, as that manager sees it
+		by = checkin.EpochInstall
+	default:
+		return nil
+	}
+	next := c.newEpoch(by)
+	if c.HostID != est.Record.HostID || c.Manager != manager {
+		next.Enrolled = false
+	}
+	if c.Manager != manager {
+		next.Reply, next.ReplyTo, next.Done = "", checkin.Digest{}, nil
+	}
+	next.HostID, next.Manager = est.Record.HostID, manager
+	if err := a.saveChain(next); err != nil {
+		return err
+	}
+	a.unread = ""
+	a.o.Log.Info("a new epoch begins", "host_id", next.HostID, "by", by)
+	return nil
+}
+
+// connect is the way to the higher system, made anew when the manager changes.
+func (a *Agent) connect(manager checkin.Fingerprint) (checkin.HigherSystem, error) {
+	if a.higher == nil || a.higherKey != manager {
+		higher, err := a.o.Connect(manager, a.now)
+		if err != nil {
+			return nil, err
+		}
+		a.higher, a.higherKey = higher, manager
+	}
+	return a.higher, nil
+}
+
+// report delivers what is pending, then a report of how things are now.
+func (a *Agent) report(ctx context.Context, est hostid.Outcome, facts hardware.Facts) (checkin.ReplyStatus, error) {
+	if a.o.HigherSystem == "" {
+		return "", errors.New("no higher_system is configured: this PC keeps its host ID, but no manager knows of it")
+	}
+	manager, err := a.manager()
+	if err != nil {
+		return "", err
+	}
+	token, tokenErr := a.token()
+	if err := a.continueChain(est, manager); err != nil {
+		return "", err
+	}
+	higher, err := a.connect(manager)
+	if err != nil {
+		return "", err
+	}
+	if a.chain.Pending != "" {
+		if _, err := a.deliver(ctx, higher); err != nil && !errors.Is(err, checkin.ErrRefused) {
+			return "", err
+		}
+	}
+
+	enrol := token
+	if a.chain.Enrolled {
+		enrol = nil
+	}
+	status, err := a.reportNow(ctx, higher, est, facts, enrol)
+	var refusal *checkin.Refusal
+	if !errors.As(err, &refusal) {
+		return status, err
+	}
+	switch {
+	case refusal.Code == checkin.NeedsEnrolment && enrol == nil && token != nil:
+		// The manager forgot this host, or lost its database.
+		status, err = a.reportNow(ctx, higher, est, facts, token)
+	case refusal.Code == checkin.BadToken && enrol != nil:
+		// A reinstalled PC that kept its key needs no token, so an old one on the image does no harm.
+		if again, againErr := a.reportNow(ctx, higher, est, facts, nil); !errors.Is(againErr, checkin.ErrRefused) {
+			status, err = again, againErr
+		}
+	}
+	if errors.As(err, &refusal) {
+		err = advise(refusal, tokenErr)
+	}
+	return status, err
+}
+
+// advise adds to a refusal what to do about it.
+func advise(r *checkin.Refusal, tokenErr error) error {
+	switch r.Code {
+	case checkin.NeedsEnrolment:
+		if tokenErr != nil {
+			return fmt.Errorf("%w; %w", r, tokenErr)
+		}
+		return fmt.Errorf("%w; %w", r, ErrNoToken)
+	case checkin.BadToken:
+		return fmt.Errorf("%w; have the manager's administrator run `samehost-manager token create` and put the new line into the file that enrolment_token_file names", r)
+	case checkin.WrongAudience:
+		return fmt.Errorf("%w; the enrolment token is another manager's than higher_system leads to: check both", r)
+	}
+	return fmt.Errorf("%w; see the manager's log for this host, and check that client and manager are of versions that fit", r)
+}
+
+// reportNow makes a report durable and delivers it.
+func (a *Agent) reportNow(ctx context.Context, higher checkin.HigherSystem, est hostid.Outcome, facts hardware.Facts, enrol *checkin.EnrolmentToken) (checkin.ReplyStatus, error) {
+	signed, err := checkin.Sign(a.compose(est, facts), est.Record.Seed.SigningKey(), enrol)
+	if err != nil {
+		return "", err
+	}
+	next := a.chain
+	next.Pending = signed.JWS
+	if err := a.saveChain(next); err != nil {
+		return "", err
+	}
+	return a.deliver(ctx, higher)
+}
+
+func (a *Agent) compose(est hostid.Outcome, facts hardware.Facts) checkin.Report {
+	local := est.Record.Local
+	r := checkin.Report{
+		Audience: a.chain.Manager,
+		HostID:   est.Record.HostID,
+		SealKey:  est.Record.Seed.SealingKey().PublicKey().Bytes(),
+
+		Epoch:    a.chain.Epoch,
+		Counter:  a.chain.Counter + 1,
+		Previous: a.chain.Previous,
+		Run:      a.run.token,
+		AgeMS:    uint64(a.run.age(a.o.clock).Milliseconds()),
+		Time:     a.o.clock.wall().UTC().Format(time.RFC3339),
+
+		Facts:     facts,
+		Names:     machineNames(),
+		Addresses: machineAddresses(a.o.HigherSystem),
+		Versions:  checkin.Versions{Client: a.o.Version, OS: osVersion()},
+
+		Origin:      origin(local),
+		Provisional: local.Provisional,
+		Pending:     est.Pending,
+		EpochBy:     a.chain.EpochBy,
+		CopyOf:      local.CopyOf,
+		Done:        a.chain.Done,
+	}
+	for _, s := range memoryOf(est) {
+		state := checkin.StoreState{Name: s.Name, State: string(s.State), Error: s.Error}
+		if s.HostID != r.HostID {
+			state.HostID = s.HostID
+		}
+		r.Stores = append(r.Stores, state)
+	}
+	for _, c := range est.Conflicts {
+		other := c.Memory
+		if other == r.HostID {
+			other = c.File
+		}
+		if other == r.HostID {
+			other = hostid.ID{}
+		}
+		r.Observations = append(r.Observations, checkin.Observation{Kind: string(c.Kind), Mine: r.HostID, Other: other, Detail: c.Sentence})
+	}
+	for _, w := range a.over.Entries {
+		switch {
+		case w.Proof == "":
+			r.Observations = append(r.Observations, w.observation())
+		case w.Audience == r.Audience && len(r.Replaced) < maxReplaced:
+			r.Replaced = append(r.Replaced, w.Proof)
+		}
+	}
+	return r
+}
+
+// maxReplaced is how many statements one report may carry (docs/protocol/checkin.md); the others follow once the
+// manager has named these.
+const maxReplaced = 16
+
+func (w overwriting) observation() checkin.Observation {
+	return checkin.Observation{
+		Kind:   string(w.Kind),
+		Mine:   w.New,
+		Other:  w.Old,
+		Detail: fmt.Sprintf("store %s: host ID %s took the place of %s", w.Store, w.New, w.Old),
+	}
+}
+
+// deliver sends the pending report and makes durable what came of it.
+func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (checkin.ReplyStatus, error) {
+	signed := checkin.SignedReport{JWS: a.chain.Pending}
+	sending, cancel := context.WithTimeout(ctx, sendTimeout)
+	reply, err := higher.CheckIn(sending, signed)
+	cancel()
+	next := a.chain
+	next.Done = slices.Clone(next.Done)
+	switch {
+	case errors.Is(err, checkin.ErrRefused):
+		next.Pending = ""
+		if saveErr := a.saveChain(next); saveErr != nil {
+			return "", saveErr
+		}
+		return "", err
+	case err != nil:
+		return "", err
+	}
+	sent, err := checkin.Verify(signed)
+	if err != nil {
+		return "", err // check and Sign have seen to it that this cannot be
+	}
+	next.Counter, next.Previous, next.Pending = sent.Report.Counter, sent.Digest, ""
+	if reply.Status != checkin.Accepted {
+		return reply.Status, a.saveChain(next)
+	}
+	next.Enrolled = true
+	next.Reply, next.ReplyTo = reply.Raw, sent.Digest
+	next.Done = slices.DeleteFunc(next.Done, func(id string) bool { return slices.Contains(sent.Report.Done, id) })
+	next = a.obey(next, reply.Orders, sent.Report)
+	// The list first: told twice does no harm, and a proof that was named is not lost with the reply.
+	if err := a.forget(reply, sent.Report); err != nil {
+		return "", err
+	}
+	if err := a.saveChain(next); err != nil {
+		return "", err
+	}
+	a.lastReply.Lock()
+	a.lastReply.time = reply.Time
+	a.lastReply.Unlock()
+	return reply.Status, nil
+}
+
+// forget drops what the manager has taken note of: proofs that it names, observations in the report it accepted.
+func (a *Agent) forget(reply checkin.Reply, sent checkin.Report) error {
+	left := slices.DeleteFunc(slices.Clone(a.over.Entries), func(w overwriting) bool {
+		if w.Proof != "" {
+			return w.Audience == sent.Audience && slices.Contains(reply.Named, w.Old)
+		}
+		return slices.Contains(sent.Observations, w.observation())
+	})
+	if len(left) == len(a.over.Entries) {
+		return nil
+	}
+	return a.saveOverwritten(left)
+}
+
+// The orders that this client carries out.
+const (
+	orderFullReport = "full-report" // every report of this client is a full one
+	orderNewEpoch   = "new-epoch"
+)
+
+// maxDone bounds what waits to be acknowledged; a report carries no more.
+const maxDone = 64
+
+// obey carries out the orders that are meant for this host in this run, each once: what is done stands in the
+// chain that is made durable with the reply, and in the next report.
+func (a *Agent) obey(c chain, orders []checkin.Order, sent checkin.Report) chain {
+	for _, o := range orders {
+		if o.HostID != c.HostID || o.Epoch != c.Epoch || o.Run != a.run.token || sent.Run != a.run.token ||
+			slices.Contains(c.Done, o.ID) || len(c.Done) >= maxDone {
+			continue
+		}
+		switch o.Kind {
+		case orderFullReport:
+		case orderNewEpoch:
+			c = c.newEpoch(checkin.EpochOrder)
+		default:
+			a.o.Log.Warn("the manager orders what this version cannot do: upgrade samehost-client", "order", o.Kind)
+			continue
+		}
+		c.Done = append(c.Done, o.ID)
+		a.o.Log.Info("order carried out", "order", o.Kind, "id", o.ID)
+	}
+	return c
+}

@@ -1,0 +1,194 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// The state files of a data folder, beside the host ID management file.
+const (
+	chainName       = "chain.json"
+	overwrittenName = "overwritten.json"
+	statusName      = "status.json"
+)
+
+// chain is what a data folder knows of its talk with the manager. It is durable before anything that depends on
+// it leaves this PC: a report is here before it is sent, and stays until it is accepted.
+type chain struct {
+	HostID  hostid.ID           `json:"host_id"` // whose chain this is
+	Manager checkin.Fingerprint `json:"manager"` // the key that every reply must be signed by
+	Epoch   checkin.Token       `json:"epoch"`
+	EpochBy checkin.EpochBy     `json:"epoch_by"`
+
+	// The last report of the epoch that was accepted or taken into a relay's keeping; 0 and zero before the first.
+	Counter  uint64         `json:"counter"`
+	Previous checkin.Digest `json:"previous"`
+
+	// Pending is the report after that one, signed, until it is accepted, deferred or refused. A refused report
+	// never happened: the next one takes its place in the chain.
+	Pending string `json:"pending"`
+
+	Enrolled bool           `json:"enrolled"` // the manager has accepted a report of this host
+	Reply    string         `json:"reply"`    // the last reply by the manager's key, as signed
+	ReplyTo  checkin.Digest `json:"reply_to"` // the report that it answers
+
+	Done []string `json:"done"` // orders carried out that no accepted report has acknowledged yet
+}
+
+// newEpoch is the chain of a host that starts one; what it owes to the manager carries over.
+func (c chain) newEpoch(by checkin.EpochBy) chain {
+	c.Epoch, c.EpochBy = checkin.NewToken(), by
+	c.Counter, c.Previous, c.Pending = 0, checkin.Digest{}, ""
+	return c
+}
+
+// check reports what writeState cannot have written: pending and reply are signed, so that whatever the checksum
+// missed shows here.
+func (c chain) check() error {
+	switch {
+	case c.HostID.IsZero() || c.Epoch == checkin.Token{} || c.EpochBy == "":
+		return errors.New("host ID or epoch is missing")
+	case (c.Counter == 0) != (c.Previous == checkin.Digest{}):
+		return errors.New("counter and previous do not agree")
+	}
+	if c.Pending != "" {
+		v, err := checkin.Verify(checkin.SignedReport{JWS: c.Pending})
+		if err != nil {
+			return fmt.Errorf("pending: %w", err)
+		}
+		if r := v.Report; r.HostID != c.HostID || r.Epoch != c.Epoch || r.Counter != c.Counter+1 || r.Previous != c.Previous {
+			return errors.New("pending: it is not the next report of this chain")
+		}
+	}
+	if _, err := c.reply(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// reply is the last reply by the manager, verified; its zero value before the first.
+func (c chain) reply() (checkin.Reply, error) {
+	if c.Reply == "" {
+		return checkin.Reply{}, nil
+	}
+	return checkin.VerifyReply(c.Reply, c.Manager, c.ReplyTo)
+}
+
+// loadChain reads the chain of a data folder. One that cannot be read is set aside, and unread says so; one that a
+// newer version wrote is an error that wraps hostid.ErrNewer.
+func loadChain(folder string, now time.Time) (c chain, unread string, err error) {
+	path := filepath.Join(folder, chainName)
+	err = readState(path, &c)
+	if err == nil {
+		if err = c.check(); err != nil {
+			err = fmt.Errorf("%s: %w: %w", path, hostid.ErrCorrupt, err)
+		}
+	}
+	switch {
+	case err == nil:
+		return c, "", nil
+	case errors.Is(err, fs.ErrNotExist):
+		return chain{}, "", nil
+	case !errors.Is(err, hostid.ErrCorrupt):
+		return chain{}, "", err
+	}
+	name, asideErr := setAside(path, "corrupt", now)
+	if asideErr != nil {
+		return chain{}, "", fmt.Errorf("%w; and it cannot be set aside: %w", err, asideErr)
+	}
+	return chain{}, fmt.Sprintf("%v; kept as %s, a new epoch begins", err, filepath.Base(name)), nil
+}
+
+// overwritten is what this folder must tell the manager about records that gave way, apart from the chain, so that
+// losing the one does not lose the other. It outlives host IDs and epochs.
+type overwritten struct {
+	Entries []overwriting `json:"entries"`
+}
+
+// overwriting is one record that gave way, or was about to when the PC stopped.
+type overwriting struct {
+	Kind  hostid.OverwriteKind `json:"kind"`
+	Store string               `json:"store"`
+	Old   hostid.ID            `json:"old"`
+	New   hostid.ID            `json:"new"`
+
+	// Where memory took an ID that was generated while it could not be read: the statement by the old record's
+	// key, and the manager that it is for. It is kept until that one names Old.
+	Audience checkin.Fingerprint `json:"aud,omitempty"`
+	Proof    string              `json:"proof,omitempty"`
+}
+
+// maxOverwritings bounds the file. A PC meets two or three in its life; if a manager never names any, overwriting
+// stops before their memory does.
+const maxOverwritings = 128
+
+func (o overwritten) has(w overwriting) bool {
+	return slices.ContainsFunc(o.Entries, func(e overwriting) bool {
+		return e.Kind == w.Kind && e.Store == w.Store && e.Old == w.Old && e.New == w.New && e.Audience == w.Audience
+	})
+}
+
+func loadOverwritten(folder string, now time.Time) (o overwritten, unread string, err error) {
+	path := filepath.Join(folder, overwrittenName)
+	err = readState(path, &o)
+	switch {
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		return o, "", nil
+	case !errors.Is(err, hostid.ErrCorrupt):
+		return overwritten{}, "", err
+	}
+	name, asideErr := setAside(path, "corrupt", now)
+	if asideErr != nil {
+		return overwritten{}, "", fmt.Errorf("%w; and it cannot be set aside: %w", err, asideErr)
+	}
+	return overwritten{}, fmt.Sprintf("%v; kept as %s: proofs of replaced host IDs in it do not reach the manager any more", err, filepath.Base(name)), nil
+}
+
+// Purge removes the host ID management file, what was set aside, and all other state from a data folder, and the
+// folder itself unless it holds what is not ours. The error wraps hostid.ErrLocked if a process works there.
+func Purge(folder string) error {
+	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := hostid.LockFolder(folder)
+	if err != nil {
+		return err
+	}
+	err = purge(folder)
+	lock.Unlock()
+	if err != nil {
+		return fmt.Errorf("empty the data folder: %w", err)
+	}
+	os.Remove(filepath.Join(folder, lockName))
+	os.Remove(folder) // fails, rightly, where something else is in it
+	return nil
+}
+
+// lockName is hostid.LockFolder's file.
+const lockName = "lock"
+
+func purge(folder string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		for _, ours := range []string{hostid.FileName, chainName, overwrittenName, statusName, controlName} {
+			if aside := strings.HasPrefix(e.Name(), ours+"."); e.Name() == ours || aside {
+				if err := os.Remove(filepath.Join(folder, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}

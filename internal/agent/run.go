@@ -1,0 +1,42 @@
+package agent
+
+import (
+	"time"
+
+	"samehost/internal/checkin"
+)
+
+// clock is the time as an agent sees it; a test passes its own.
+type clock struct {
+	wall  func() time.Time     // for display, file names and certificates
+	awake func() time.Duration // since boot, stopping in sleep
+	boot  func() time.Duration // since boot, sleep included
+}
+
+func systemClock() clock { return clock{wall: time.Now, awake: awakeTime, boot: bootTime} }
+
+// sleepSlack is how far the two clocks may drift apart without a sleep: they are read one after the other, and
+// Windows counts one of them in ticks of 16 ms.
+const sleepSlack = time.Second
+
+// run is what a report calls a run: from the start of the service, or from the end of a sleep, until the next of
+// these. A PC that was copied or rolled back while it slept thus never speaks in the run it had before.
+type run struct {
+	token  checkin.Token
+	began  time.Duration // on the awake clock
+	asleep time.Duration // boot minus awake when it began
+}
+
+func beginRun(c clock) run {
+	awake := c.awake()
+	return run{token: checkin.NewToken(), began: awake, asleep: c.boot() - awake}
+}
+
+// slept reports whether the PC has slept since the run began.
+func (r run) slept(c clock) bool {
+	awake := c.awake()
+	return c.boot()-awake-r.asleep > sleepSlack
+}
+
+// age is how long the run has lasted, sleep left out; never negative.
+func (r run) age(c clock) time.Duration { return max(0, c.awake()-r.began) }

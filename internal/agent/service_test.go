@@ -1,0 +1,294 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// serve runs an agent as the service does, until the test ends or stop is called.
+func (pc *testPC) serve(t *testing.T) (stop func()) {
+	t.Helper()
+	a := pc.open(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// receive waits for the manager to accept a report.
+func (m *testManager) receive(t *testing.T) {
+	t.Helper()
+	select {
+	case <-m.accepted:
+	case <-time.After(30 * time.Second):
+		t.Fatal("no report within 30 s")
+	}
+}
+
+func TestServiceChecksInAtOnceAndAtTheInterval(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	m.interval = time.Second // the shortest there is
+	pc := newPC(t, m)
+	start := time.Now()
+	pc.awake = 0
+	a := pc.options()
+	a.clock.awake = func() time.Duration { return time.Since(start) }
+	a.clock.boot = a.clock.awake
+	agent, err := Open(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer agent.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- agent.Run(ctx) }()
+	for range 3 {
+		m.receive(t)
+	}
+	if passed := time.Since(start); passed < 1800*time.Millisecond {
+		t.Errorf("three check-ins within %s at an interval of 1 s ± 10 %%", passed)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	m.checkChains(t)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range m.reports {
+		if v.Report.Run != m.reports[0].Report.Run {
+			t.Error("a service has one run from its start to its end")
+		}
+	}
+}
+
+func TestServiceIsAskedToCheckIn(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	pc := newPC(t, m)
+	if _, err := RequestCheckIn(t.Context(), pc.dir); !errors.Is(err, ErrNoService) {
+		t.Errorf("without a service: %v, want ErrNoService", err)
+	}
+	stop := pc.serve(t)
+	m.receive(t)
+	out, err := RequestCheckIn(t.Context(), pc.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.receive(t)
+	if !out.CheckedIn || out.HostID != m.last(t).HostID || len(out.Stores) != 1 || out.Stores[0].State != hostid.Stored {
+		t.Errorf("outcome %+v", out)
+	}
+	m.mu.Lock()
+	if m.reports[0].Report.Run != m.reports[1].Report.Run || len(m.reports) != 2 {
+		t.Errorf("%d reports; want two in the service's run", len(m.reports))
+	}
+	m.mu.Unlock()
+	stop()
+	if got := pc.files(t, controlName); len(got) != 0 {
+		t.Errorf("%q is left after the service ended", got)
+	}
+	if _, err := RequestCheckIn(t.Context(), pc.dir); !errors.Is(err, ErrNoService) {
+		t.Errorf("after the service: %v, want ErrNoService", err)
+	}
+}
+
+func TestServiceAnswersNobodyElse(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	pc := newPC(t, m)
+	pc.serve(t)
+	m.receive(t)
+	b, err := os.ReadFile(filepath.Join(pc.dir, controlName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var at controlFile
+	if err := json.Unmarshal(b, &at); err != nil {
+		t.Fatal(err)
+	}
+	guess := controlMessage{Nonce: "n"}
+	guess.MAC = guess.sum("ask", make([]byte, 32))
+	wrong, _ := json.Marshal(guess)
+	for name, question := range map[string]string{
+		"no secret":    `{"nonce":"n","mac":""}`,
+		"wrong secret": string(wrong),
+		"no question":  "GET / HTTP/1.1\r\n\r\n",
+	} {
+		conn, err := net.Dial("tcp", at.Address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, question)
+		answer, err := io.ReadAll(conn)
+		if len(answer) != 0 {
+			t.Errorf("%s: answered %q", name, answer)
+		}
+		var reset *net.OpError
+		if err != nil && !errors.As(err, &reset) {
+			t.Errorf("%s: %v", name, err)
+		}
+		conn.Close()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.reports) != 1 {
+		t.Errorf("%d reports, want the service's own first one only", len(m.reports))
+	}
+}
+
+// Something else sits at the port that a killed service left in its file: it is not believed.
+func TestImpostorIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var ask controlMessage
+			json.NewDecoder(conn).Decode(&ask)
+			reply := controlMessage{Nonce: ask.Nonce, Outcome: &Outcome{HostID: hostid.NewID(), CheckedIn: true}, MAC: ask.MAC}
+			json.NewEncoder(conn).Encode(reply)
+			conn.Close()
+		}
+	}()
+	dir := t.TempDir()
+	write := func(address, secret string) {
+		b, _ := json.Marshal(controlFile{address, secret})
+		if err := os.WriteFile(filepath.Join(dir, controlName), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secret := strings.Repeat("ab", 32)
+	for _, test := range []struct{ address, secret, want string }{
+		{l.Addr().String(), secret, "something else answers"},
+		{"192.0.2.1:80", secret, "damaged"},
+		{"localhost:80", secret, "damaged"},
+		{l.Addr().String(), "ab", "damaged"},
+	} {
+		write(test.address, test.secret)
+		_, err := RequestCheckIn(t.Context(), dir)
+		if !errors.Is(err, ErrNoService) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want ErrNoService with %q", test.address, err, test.want)
+		}
+	}
+}
+
+// A check-in that fails is told as it is, through the service too.
+func TestServiceTellsItsErrors(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	pc := newPC(t, m)
+	pc.serve(t)
+	m.receive(t)
+	m.set(func() { m.judge = func(checkin.VerifiedReport) error { return refuse(checkin.Malformed) } })
+	out, err := RequestCheckIn(t.Context(), pc.dir)
+	if err != nil || out.CheckedIn || !out.Refused || !strings.Contains(out.Error, "malformed") {
+		t.Errorf("%+v, %v; want a refusal", out, err)
+	}
+	if err := os.WriteFile(filepath.Join(pc.dir, hostid.FileName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// An unreadable file is restored from memory; a folder in its place is beyond the client.
+	if err := os.Remove(filepath.Join(pc.dir, hostid.FileName)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(pc.dir, hostid.FileName), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RequestCheckIn(t.Context(), pc.dir); err == nil || errors.Is(err, ErrNoService) {
+		t.Errorf("%v, want the service's own error", err)
+	}
+}
+
+func TestDelay(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		interval time.Duration
+		failures int
+		want     time.Duration
+	}{
+		{5 * time.Minute, 0, 5 * time.Minute},
+		{5 * time.Minute, 1, 10 * time.Second},
+		{5 * time.Minute, 2, 20 * time.Second},
+		{5 * time.Minute, 5, 160 * time.Second},
+		{5 * time.Minute, 6, 5 * time.Minute},
+		{5 * time.Minute, 1 << 30, 5 * time.Minute},
+		{time.Second, 1, time.Second},
+		{24 * time.Hour, 1, 10 * time.Second},
+	} {
+		if got := delay(test.interval, test.failures); got != test.want {
+			t.Errorf("delay(%s, %d) = %s, want %s", test.interval, test.failures, got, test.want)
+		}
+	}
+	low, high := time.Hour, time.Duration(0)
+	for range 1000 {
+		d := jitter(100 * time.Second)
+		low, high = min(low, d), max(high, d)
+	}
+	if low < 90*time.Second || high > 110*time.Second || high-low < 10*time.Second {
+		t.Errorf("jitter of 100 s runs from %s to %s, want 90 to 110 s", low, high)
+	}
+}
+
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	m.interval = 100 * time.Second
+	pc := newPC(t, m)
+	a := pc.open(t)
+	defer a.Close()
+	within := func(what string, want time.Duration) {
+		t.Helper()
+		if left := a.left(); left < want*9/10 || left > want*11/10 {
+			t.Errorf("%s: due in %s, want %s ± 10 %%", what, left, want)
+		}
+	}
+	m.judge = func(checkin.VerifiedReport) error { return errors.New("away") }
+	checkIn(t, a)
+	within("first failure", firstRetry)
+	checkIn(t, a)
+	within("second failure", 2*firstRetry)
+	m.judge = func(checkin.VerifiedReport) error { return refuse(checkin.BadToken) }
+	checkIn(t, a)
+	within("refusal", DefaultInterval)
+	m.judge = nil
+	checkIn(t, a)
+	within("success", 100*time.Second)
+	m.interval = 1000 * time.Hour
+	checkIn(t, a)
+	within("an interval beyond reason", maxInterval)
+}

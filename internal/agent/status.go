@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// Status is what `samehost-client status` shows: what the last check-in found and came to. JSON names are
+// permanent.
+type Status struct {
+	HostID      hostid.ID           `json:"host_id,omitzero"`
+	Origin      hostid.Origin       `json:"origin"`
+	Provisional bool                `json:"provisional"`
+	Pending     bool                `json:"pending"`
+	Stores      []hostid.StoreState `json:"stores"`
+	Reasons     []string            `json:"reasons,omitempty"`
+	Conflicts   []hostid.Conflict   `json:"conflicts,omitempty"`
+
+	HigherSystem string              `json:"higher_system"`
+	Manager      checkin.Fingerprint `json:"manager,omitempty"` // the key that replies are signed by
+	LastCheckIn  *time.Time          `json:"last_checkin"`      // the last one that succeeded; null before
+	LastReply    checkin.ReplyStatus `json:"last_reply,omitempty"`
+	LastAttempt  *time.Time          `json:"last_attempt"`
+	LastError    string              `json:"last_error,omitempty"` // why the last attempt failed, and what to do
+	IntervalS    int64               `json:"interval_s,omitempty"` // until the next check-in
+}
+
+// origin is where this installation got its host ID from, for as long as it lives.
+func origin(l hostid.Local) hostid.Origin {
+	if l.Provisional {
+		return hostid.Provisional
+	}
+	return l.Origin
+}
+
+// ReadStatus reads the status of a data folder, also while a service works there. The error wraps
+// hostid.ErrNotStored where no host ID has been made yet.
+func ReadStatus(ctx context.Context, folder string) (Status, error) {
+	record, err := hostid.NewFile(folder).Load(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	s, err := readStatusFile(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, hostid.ErrCorrupt) {
+		return Status{}, err
+	}
+	if s.HostID != record.HostID { // of a time before, or none yet
+		s = Status{Stores: []hostid.StoreState{}, LastAttempt: s.LastAttempt, LastError: s.LastError}
+	}
+	s.HostID, s.Origin = record.HostID, origin(record.Local)
+	s.Provisional, s.Pending = record.Local.Provisional, record.Local.Pending
+	return s, nil
+}
+
+func readStatusFile(folder string) (s Status, err error) {
+	if err := readState(filepath.Join(folder, statusName), &s); err != nil {
+		return Status{}, err
+	}
+	return s, nil
+}
+
+// finished notes what a check-in came to.
+func (a *Agent) finished(est hostid.Outcome, out Outcome) {
+	now := a.o.clock.wall().UTC().Truncate(time.Second)
+	s := Status{
+		HostID:       out.HostID,
+		Origin:       origin(est.Record.Local),
+		Provisional:  out.Provisional,
+		Pending:      out.Pending,
+		Stores:       out.Stores,
+		Reasons:      out.Reasons,
+		Conflicts:    out.Conflicts,
+		HigherSystem: a.o.HigherSystem,
+		Manager:      a.chain.Manager,
+		LastCheckIn:  a.status.LastCheckIn,
+		LastReply:    a.status.LastReply,
+		LastAttempt:  &now,
+		LastError:    out.Error,
+		IntervalS:    int64(a.interval() / time.Second),
+	}
+	if a.status.HostID != s.HostID {
+		s.LastCheckIn, s.LastReply = nil, ""
+	}
+	if out.CheckedIn {
+		s.LastCheckIn, s.LastReply = &now, out.Reply
+	}
+	a.save(s)
+	switch {
+	case out.Error != "" && out.Error != a.shown:
+		a.o.Log.Warn("not checked in", "reason", out.Error)
+	case out.Error == "" && (a.shown != "" || !a.reported):
+		a.o.Log.Info("checked in", "host_id", out.HostID, "origin", out.Origin, "reply", out.Reply)
+	}
+	a.shown, a.reported = out.Error, a.reported || out.CheckedIn
+	for _, reason := range out.Reasons {
+		if !a.told[reason] {
+			a.o.Log.Warn(reason)
+		}
+	}
+	a.told = map[string]bool{}
+	for _, reason := range out.Reasons {
+		a.told[reason] = true
+	}
+}
+
+// failed notes that there is no host ID to report.
+func (a *Agent) failed(err error) {
+	now := a.o.clock.wall().UTC().Truncate(time.Second)
+	s := a.status
+	s.LastAttempt, s.LastError = &now, err.Error()
+	a.save(s)
+	if s.LastError != a.shown {
+		a.o.Log.Error("no host ID", "reason", err)
+	}
+	a.shown = s.LastError
+}
+
+func (a *Agent) save(s Status) {
+	if err := a.write(statusName, s); err != nil {
+		a.o.Log.Warn("status cannot be written", "error", err)
+	}
+	a.status = s
+}
