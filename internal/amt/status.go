@@ -88,7 +88,7 @@ var statusTable = map[Status]struct{ name, meaning string }{
 	29:   {"UNSUPPORTED_VERSION", "this version is not supported"},
 	30:   {"REQUEST_UNEXPECTED", "a request that must come before this one is missing"},
 	31:   {"INVALID_TABLE_TYPE", "this kind of table does not exist"},
-	32:   {"INVALID_PROVISIONING_STATE", "the command is not allowed in AMT's present state of setup"},
+	32:   {"INVALID_PROVISIONING_STATE", "AMT is not set up, or its setup is under way"},
 	33:   {"UNSUPPORTED_OBJECT", "this object is not supported"},
 	34:   {"INVALID_TIME", "the time is not valid"},
 	35:   {"INVALID_INDEX", "the index is not valid"},
