@@ -609,7 +609,7 @@ func (c *Client) ask(ctx context.Context, deadline time.Time, repeatable bool, m
 	} else {
 		err = d.openReply(text, m, r.status)
 	}
-	if errors.Is(err, errUnrelated) { // then the next answer may not be the next request's either
+	if errors.Is(err, ErrBadReply) { // then the next answer may not be the next request's either
 		c.drop()
 	}
 	return err

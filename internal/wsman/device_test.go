@@ -6,6 +6,7 @@ import (
 	"crypto/md5"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -51,8 +52,9 @@ func between(s, from, to string) string {
 type answer struct {
 	raw   string   // bytes to write
 	parts []string // further writes, each a segment of its own
-	close bool     // hang up afterwards
-	hold  bool     // keep the connection, answer nothing more on it
+	then  func(net.Conn)
+	close bool // hang up afterwards
+	hold  bool // keep the connection, answer nothing more on it
 }
 
 // device is a scripted server speaking raw bytes over TCP.
@@ -74,7 +76,17 @@ func newDevice(t *testing.T, handle func(request) answer) *device {
 	return startDevice(t, handle, nil)
 }
 
+// startGreeting starts a device that speaks first.
+func startGreeting(t *testing.T, greet string) *device {
+	return start(t, nil, nil, greet)
+}
+
+// startDevice starts a device that speaks TLS, if config is not nil.
 func startDevice(t *testing.T, handle func(request) answer, config *tls.Config) *device {
+	return start(t, handle, config, "")
+}
+
+func start(t *testing.T, handle func(request) answer, config *tls.Config, greet string) *device {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -83,7 +95,7 @@ func startDevice(t *testing.T, handle func(request) answer, config *tls.Config) 
 	if config != nil {
 		l = tls.NewListener(l, config)
 	}
-	d := &device{t: t, listener: l, handle: handle, stop: make(chan struct{})}
+	d := &device{t: t, listener: l, handle: handle, greet: greet, stop: make(chan struct{})}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -135,6 +147,9 @@ func (d *device) serve(nc net.Conn, conn int) {
 		for _, p := range a.parts {
 			io.WriteString(nc, p)
 		}
+		if a.then != nil {
+			a.then(nc)
+		}
 		if a.hold {
 			<-d.stop
 			return
@@ -147,6 +162,9 @@ func (d *device) serve(nc net.Conn, conn int) {
 
 func readRequest(br *bufio.Reader) (request, error) {
 	r := request{header: map[string]string{}}
+	if first, err := br.Peek(1); err != nil || first[0] == 0x16 {
+		return r, errors.New("a TLS ClientHello, or nothing")
+	}
 	for {
 		line, err := br.ReadString('\n')
 		if err != nil {
@@ -155,8 +173,13 @@ func readRequest(br *bufio.Reader) (request, error) {
 		line = strings.TrimSuffix(line, "\r\n")
 		switch {
 		case r.line == "":
-			r.line = line
+			if r.line = line; line != "HEAD / HTTP/1.1" && line != "POST /wsman HTTP/1.1" {
+				return r, errors.New("not the client's request")
+			}
 		case line == "":
+			if r.header["content-length"] == "" {
+				return r, nil
+			}
 			n, err := strconv.Atoi(r.header["content-length"])
 			if err != nil {
 				return r, err
@@ -297,4 +320,18 @@ func logOn(handle func(request) answer) func(request) answer {
 func rfcResponse(r request) string {
 	h := func(s string) string { sum := md5.Sum([]byte(s)); return hex.EncodeToString(sum[:]) }
 	return h(h(testUser+":"+testRealm+":"+testPassword) + ":" + r.param("nonce") + ":" + r.param("nc") + ":" + r.param("cnonce") + ":auth:" + h("POST:"+r.param("uri")))
+}
+
+// mtuReply is the envelope that answers r, an Invoke of GetMTU.
+func mtuReply(r request) string {
+	return envelope(r.messageID(), storage+"/GetMTUResponse", storage,
+		"<g:GetMTU_OUTPUT><g:Mtu>4096</g:Mtu><g:ReturnValue>0</g:ReturnValue></g:GetMTU_OUTPUT>")
+}
+
+// dialTo dials the same address whatever is asked for.
+func dialTo(address string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
 }

@@ -111,8 +111,13 @@ func (c *Client) send(ctx context.Context, deadline time.Time, repeatable bool) 
 		if reused && !k.received && (repeatable || sent == 0) {
 			continue
 		}
-		if !reused && !k.received && k.plain && c.speaksTLS(ctx, deadline) {
-			return reply{}, ErrTLSOnly
+		if !reused && !k.received && k.plain {
+			probing, cancel := context.WithDeadline(ctx, deadline)
+			secure := c.probe(probing, speaksTLS)
+			cancel()
+			if secure {
+				return reply{}, ErrTLSOnly
+			}
 		}
 		return reply{}, c.because(ctx, err)
 	}
@@ -155,7 +160,7 @@ func (c *Client) connect(ctx context.Context, deadline time.Time) (*conn, error)
 		t := tls.Client(tcp, c.tls)
 		if err := t.HandshakeContext(ctx); err != nil {
 			tcp.Close()
-			return nil, tlsError(err)
+			return nil, c.tlsError(ctx, err)
 		}
 		k.Conn = t
 	}
@@ -196,32 +201,55 @@ func (c *Client) drop() {
 }
 
 // tlsError tells apart why a handshake failed.
-func tlsError(err error) error {
+func (c *Client) tlsError(ctx context.Context, err error) error {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return fmt.Errorf("%w (%v)", ErrNotTLS, err)
 	}
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Errorf("%w: %w", ErrCert, e.Err)
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "read" && !op.Timeout() || errors.Is(err, io.EOF) {
+		if c.probe(ctx, speaksHTTP) {
+			return ErrNotTLS
+		}
+	}
 	return fmt.Errorf("TLS handshake: %w", err)
 }
 
-// speaksTLS asks a device that hung up on a plain request, without a word, whether it wanted TLS: some servers send no
-// alert. Nothing secret is sent and nothing is trusted, so the certificate is not judged.
-func (c *Client) speaksTLS(ctx context.Context, deadline time.Time) bool {
-	ctx, cancel := context.WithDeadline(ctx, deadline)
+// probeTimeout bounds a probe; an old firmware takes a second for its RSA.
+const probeTimeout = 2 * time.Second
+
+// probe asks a device that hung up without a word, which some do when they are spoken to in the wrong protocol, whether it
+// speaks the other one. It takes a connection of its own, says nothing secret and believes nothing.
+func (c *Client) probe(ctx context.Context, speaks func(context.Context, net.Conn) bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	ctx, cancelProbe := context.WithTimeout(ctx, 2*time.Second) // an old firmware's RSA takes one
-	defer cancelProbe()
 	nc, err := c.dial(ctx)
 	if err != nil {
 		return false
 	}
 	defer nc.Close()
+	return speaks(ctx, nc)
+}
+
+func speaksTLS(ctx context.Context, nc net.Conn) bool {
 	config := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, CipherSuites: legacySuites()}
-	err = tls.Client(nc, config).HandshakeContext(ctx)
-	_, alert := errors.AsType[tls.AlertError](err)
-	return err == nil || alert
+	err := tls.Client(nc, config).HandshakeContext(ctx)
+	op, ok := errors.AsType[*net.OpError](err)
+	return err == nil || ok && op.Op == "remote error" // crypto/tls's word for an alert that was received
+}
+
+func speaksHTTP(ctx context.Context, nc net.Conn) bool {
+	deadline, _ := ctx.Deadline()
+	nc.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(longAgo) })
+	defer stop()
+	var start [5]byte
+	if _, err := io.WriteString(nc, "HEAD / HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n"); err != nil {
+		return false
+	}
+	_, err := io.ReadFull(nc, start[:])
+	return err == nil && string(start[:]) == "HTTP/"
 }
 
 // exchange writes the request and reads the answer. sent is how many bytes of the request went out at least.
