@@ -231,8 +231,8 @@ func (c *command) work() int {
 		return c.complain(newProblem(exitOther, textSystem, err))
 	}
 
-	untried := c.list.count - sum.OK - sum.Failed - sum.NotTried
-	broken := c.out.err != nil || logErr != nil || c.list.err != nil || untried > 0 || sum.Reasons[amtinit.Interrupted] > 0
+	unfinished := c.list.count - sum.OK - sum.Failed - sum.NotTried + sum.Reasons[amtinit.Interrupted]
+	broken := c.out.err != nil || logErr != nil || c.list.err != nil || unfinished > 0
 	exit := exitCode(c.list.count, sum, broken)
 	if err := c.log.End(sum, c.list.count, exit); err != nil && logErr == nil {
 		logErr, exit = err, exitOther
@@ -247,8 +247,8 @@ func (c *command) work() int {
 	}
 	if c.list.err != nil {
 		c.complain(c.list.err)
-	} else if untried > 0 || sum.Reasons[amtinit.Interrupted] > 0 {
-		c.complain(newProblem(exit, textRunAgain, untried, c.list.count))
+	} else if unfinished > 0 {
+		c.complain(newProblem(exit, textRunAgain, unfinished, c.list.count))
 	}
 	return exit
 }
@@ -276,7 +276,7 @@ type interruption struct {
 
 func (i *interruption) stop() { i.wanted.Store(true) }
 
-// watchSignals stops the run at the first SIGINT or SIGTERM, and breaks off what is in flight at the second or when
+// watchSignals stops the run at the first SIGINT, SIGTERM or SIGHUP, and breaks off what is in flight at the second or when
 // the grace is over.
 func (c *command) watchSignals() (context.Context, *interruption) {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -285,7 +285,7 @@ func (c *command) watchSignals() (context.Context, *interruption) {
 		signal.Stop(i.signals)
 		cancel()
 	}
-	signal.Notify(i.signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(i.signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		select {
 		case <-i.signals:

@@ -2,6 +2,10 @@ package main
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -70,12 +74,14 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"sim":       simCommand,
-			"webserver": webserverCommand,
-			"exits":     exitsCommand,
-			"interrupt": interruptCommand,
-			"lines":     linesCommand,
-			"control":   controlCommand,
+			"sim":         simCommand,
+			"webserver":   webserverCommand,
+			"exits":       exitsCommand,
+			"interrupt":   interruptCommand,
+			"lines":       linesCommand,
+			"refusals":    refusalsCommand,
+			"certificate": certificateCommand,
+			"pinned":      pinnedCommand,
 		},
 	})
 }
@@ -178,8 +184,8 @@ func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if got := fmt.Sprint(c.ProcessState.ExitCode()); got != args[0] || !sent {
 		ts.Fatalf("exit code %s, want %s; interrupted: %v", got, args[0], sent)
 	}
-	if !strings.Contains(stderr.String(), "were not tried") {
-		ts.Fatalf("standard error does not say what was not tried")
+	if !strings.Contains(stderr.String(), "targets are not done") {
+		ts.Fatalf("standard error does not say what is not done")
 	}
 }
 
@@ -206,13 +212,54 @@ func linesCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// controlCommand reads a path of a simulator's control API into stdout: control ADDRESS:PORT PATH
-func controlCommand(ts *testscript.TestScript, neg bool, args []string) {
+// refusalsCommand adds up the failed log-ons that a simulator counted on its first N devices, and wants at most MAX on
+// each and exactly TOTAL devices with any: refusals CONTROL-ADDRESS:PORT N MAX TOTAL
+func refusalsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	client := http.Client{Timeout: 10 * time.Second}
-	resp, err := client.Get("http://" + args[0] + args[1])
+	var numbers [3]int
+	for i, a := range args[1:] {
+		var err error
+		numbers[i], err = strconv.Atoi(a)
+		ts.Check(err)
+	}
+	devices, most, want := numbers[0], numbers[1], numbers[2]
+	refused := 0
+	for n := 1; n <= devices; n++ {
+		resp, err := client.Get(fmt.Sprintf("http://%s/devices/%d", args[0], n))
+		ts.Check(err)
+		var state struct {
+			FailedLogOns *int `json:"failed_logons"`
+		}
+		err = json.NewDecoder(resp.Body).Decode(&state)
+		resp.Body.Close()
+		ts.Check(err)
+		if state.FailedLogOns == nil {
+			ts.Fatalf("the control API does not count failed log-ons")
+		}
+		if *state.FailedLogOns > most {
+			ts.Fatalf("device %d: %d failed log-ons, at most %d are allowed", n, *state.FailedLogOns, most)
+		}
+		if *state.FailedLogOns > 0 {
+			refused++
+		}
+	}
+	if refused != want {
+		ts.Fatalf("%d devices saw a failed log-on, want %d", refused, want)
+	}
+}
+
+// certificateCommand stores what a TLS server shows, and the pin of its key in a variable: certificate ADDRESS:PORT FILE VARIABLE
+func certificateCommand(ts *testscript.TestScript, neg bool, args []string) {
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", args[0], &tls.Config{InsecureSkipVerify: true})
 	ts.Check(err)
-	defer resp.Body.Close()
-	buf := bufio.NewReader(resp.Body)
-	_, err = buf.WriteTo(ts.Stdout())
-	ts.Check(err)
+	defer conn.Close()
+	cert := conn.ConnectionState().PeerCertificates[0]
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), 0o600))
+	ts.Setenv(args[2], fmt.Sprintf("sha256:%x", sha256.Sum256(cert.RawSubjectPublicKeyInfo)))
+}
+
+// pinnedCommand writes a configuration: pinned PIN FILE PORT TLS
+func pinnedCommand(ts *testscript.TestScript, neg bool, args []string) {
+	toml := fmt.Sprintf("data_dir = \".\"\n[amt]\npassword_env = \"AMT_PASSWORD\"\ntls_pin = %q\nport = %q\ntls = %s\n", args[0], args[2], args[3])
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(toml), 0o600))
 }

@@ -91,8 +91,8 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 		EN: "interrupted: finishing what is in flight; once more breaks it off",
 		JA: "中断します。処理中のPCが終わるのを待っています。もう一度中断すると直ちに打ち切ります"}
 	textRunAgain = amtinit.Text{
-		EN: "interrupted: %d of %d targets were not tried; run the command again, doing it twice is harmless",
-		JA: "中断しました。%[2]d台のうち%[1]d台は未実行です。コマンドを再実行してください。2回実行しても問題ありません"}
+		EN: "interrupted: %d of %d targets are not done; run the command again, doing it twice is harmless",
+		JA: "中断しました。%[2]d台のうち%[1]d台が終わっていません。コマンドを再実行してください。2回実行しても問題ありません"}
 	textProgress = amtinit.Text{
 		EN: "%d of %d targets done, %d failed",
 		JA: "%[2]d台中%[1]d台終了、失敗%[3]d台"}

@@ -243,7 +243,6 @@ func (e *engine) attempt(ctx context.Context, out *Outcome) *failure {
 	if err != nil {
 		return &failure{NotTried, Connect, err}
 	}
-	began = time.Now()
 	working, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 
