@@ -79,7 +79,7 @@ func (t *transaction) learn(id hostid.ID, a *asset, r hardware.Facts) error {
 		}
 		names += hostid.Fact(i).String()
 	}
-	if len(changes) == 0 || was == (hostid.Evidence{}) {
+	if len(changes) == 0 || a.seenHost.IsZero() {
 		return nil // the first facts stand in the enrolment
 	}
 	return t.record(id, "facts", map[string]any{"facts": names, "changes": changes})

@@ -1,0 +1,400 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hardware"
+	"samehost/internal/hostid"
+	"samehost/internal/manager"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"samehost-manager": main})
+}
+
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Values["pcs"] = map[string]*pc{}
+			env.Setenv("TZ", "Asia/Tokyo")
+			address, err := freeAddress()
+			env.Setenv("ADDRESS", address)
+			return err
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":   exits,
+			"ready":   ready,
+			"checkin": checkIn,
+			"want80":  want80,
+			"tokenof": tokenOf,
+		},
+	})
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// exits N PROGRAM ARGS...: the program ends with exactly that exit code, and with one line on standard error
+// unless it is 0.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	code := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		code = exit.ExitCode()
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d", code, want)
+	}
+	if stderr := ts.ReadFile("stderr"); want != 0 && (strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "samehost-manager: ")) {
+		ts.Fatalf("standard error %q, want one line", stderr)
+	}
+}
+
+// tokenof FILE: sets TOKEN to the token in what init --json or token create --json printed.
+func tokenOf(ts *testscript.TestScript, neg bool, args []string) {
+	var made struct{ Token string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &made))
+	ts.Setenv("TOKEN", made.Token)
+}
+
+// ready: waits until the manager at ADDRESS, with the data folder m, takes check-ins.
+func ready(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(untilReady(ts.Getenv("ADDRESS"), ts.MkAbs("m/ca.pem")))
+}
+
+func roots(caFile string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", caFile)
+	}
+	return pool, nil
+}
+
+func untilReady(address, caFile string) error {
+	pool, err := roots(caFile)
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		res, err := client.Get("https://" + address + "/readyz")
+		if err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = errors.New(res.Status)
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond) // a poll of another process
+	}
+}
+
+// pc is a client's side of check-ins.
+type pc struct {
+	seed   hostid.Seed
+	report checkin.Report
+	client *checkin.Client
+	token  checkin.EnrolmentToken
+}
+
+func newPC(name, address, caFile, token string) (*pc, error) {
+	tok, err := checkin.ParseToken(token)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := roots(caFile)
+	if err != nil {
+		return nil, err
+	}
+	p := &pc{seed: hostid.NewSeed(), token: tok}
+	p.client, err = checkin.NewClient(checkin.ClientOptions{URL: "https://" + address, RootCAs: pool, Manager: tok.Manager})
+	p.report = checkin.Report{
+		Audience: tok.Manager, HostID: hostid.NewID(), SealKey: make([]byte, 32),
+		Epoch: checkin.NewToken(), Run: checkin.NewToken(), EpochBy: checkin.EpochInstall,
+		Facts: hardware.Facts{
+			BoardSerial: "B-" + name, SystemSerial: "S-" + name, Disks: []hardware.Disk{{Serial: "D-" + name, System: true}},
+			NICs: []hardware.NIC{{MAC: "00-1B-21-01-02-03", Permanent: true, Onboard: true}},
+		},
+		Names: checkin.Names{Host: name}, Addresses: []string{"127.0.0.1", "192.0.2.10"},
+		Versions: checkin.Versions{Client: "1.0", OS: "TestOS 1"},
+		Stores:   []checkin.StoreState{{Name: "file", State: "stored"}, {Name: "amt", State: "stored"}},
+		Origin:   hostid.Generated,
+	}
+	return p, err
+}
+
+func (p *pc) next() (checkin.SignedReport, error) {
+	p.report.Counter++
+	s, err := checkin.Sign(p.report, p.seed.SigningKey(), &p.token)
+	p.report.Previous = s.Digest()
+	return s, err
+}
+
+// checkin PC [FIELD=VALUE...]: PC reports to ADDRESS under TOKEN; it is made when first named, and its host ID is
+// put into the variable ID_PC. Fields: name (Go-quoted), amt, epoch=new, board. A refusal is an error.
+func checkIn(ts *testscript.TestScript, neg bool, args []string) {
+	pcs := ts.Value("pcs").(map[string]*pc)
+	p := pcs[args[0]]
+	if p == nil {
+		var err error
+		p, err = newPC(args[0], ts.Getenv("ADDRESS"), ts.MkAbs("m/ca.pem"), ts.Getenv("TOKEN"))
+		ts.Check(err)
+		pcs[args[0]] = p
+		ts.Setenv("ID_"+args[0], p.report.HostID.String())
+		ts.Defer(p.client.Close)
+	}
+	for _, a := range args[1:] {
+		field, value, _ := strings.Cut(a, "=")
+		switch field {
+		case "name":
+			var err error
+			p.report.Names.Host, err = strconv.Unquote(`"` + value + `"`)
+			ts.Check(err)
+		case "amt":
+			p.report.Stores[1].State = value
+		case "epoch":
+			p.report.Epoch, p.report.Run, p.report.Previous = checkin.NewToken(), checkin.NewToken(), checkin.Digest{}
+			p.report.EpochBy = checkin.EpochRestore
+		case "board":
+			p.report.Facts.BoardSerial, p.report.Facts.SystemSerial = value, value
+			p.report.Facts.NICs = nil
+		default:
+			ts.Fatalf("no field %q", field)
+		}
+	}
+	s, err := p.next()
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	_, err = p.client.CheckIn(ctx, s)
+	if neg {
+		if !errors.Is(err, checkin.ErrRefused) {
+			ts.Fatalf("got %v, want a refusal", err)
+		}
+		fmt.Fprintln(ts.Stderr(), err)
+		return
+	}
+	ts.Check(err)
+}
+
+// want80 FILE: no line takes more than 80 columns, and none holds what steers a terminal.
+func want80(ts *testscript.TestScript, neg bool, args []string) {
+	for _, line := range strings.Split(ts.ReadFile(args[0]), "\n") {
+		if n := columns(line); n > 80 {
+			ts.Fatalf("%d columns: %s", n, line)
+		}
+		if shown(line) != line {
+			ts.Fatalf("not fit to be shown: %q", line)
+		}
+	}
+}
+
+// The manager is killed with a report committed and its answer not read; after a restart the same report gets the
+// same reply.
+func TestKilledBetweenCommitAndAnswer(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "m")
+	address, err := freeAddress()
+	must(t, err)
+	made, err := manager.Init(t.Context(), dir, address)
+	must(t, err)
+	p, err := newPC("alpha", address, made.CAFile, made.Token)
+	must(t, err)
+	defer p.client.Close()
+
+	for range 3 {
+		serve := startServe(t, made.Config)
+		must(t, untilReady(address, made.CAFile))
+		report, err := p.next()
+		must(t, err)
+
+		// Send the report, and never read the answer.
+		pool, err := roots(made.CAFile)
+		must(t, err)
+		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})
+		must(t, err)
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/jose\r\nContent-Length: %d\r\n\r\n%s",
+			checkin.Path, len(report.JWS), report.JWS)
+		until(t, "the report is committed", func() bool {
+			reg, err := manager.OpenRegistry(t.Context(), dir, "sqlite:"+filepath.Join(dir, "samehost.db"))
+			must(t, err)
+			defer reg.Close()
+			a, err := reg.Asset(t.Context(), p.report.HostID)
+			return err == nil && a.Seen.Time == p.report.Time && !a.LastCheckin.IsZero()
+		})
+		must(t, serve.Process.Kill())
+		serve.Wait()
+		killed := time.Now()
+		conn.Close()
+
+		serve = startServe(t, made.Config)
+		must(t, untilReady(address, made.CAFile))
+		first, err := p.client.CheckIn(t.Context(), report)
+		must(t, err)
+		if first.Time.After(killed) {
+			t.Errorf("the reply is of %v, after the kill at %v: it was made anew", first.Time, killed)
+		}
+		again, err := p.client.CheckIn(t.Context(), report)
+		must(t, err)
+		if d := cmp.Diff(first, again); d != "" {
+			t.Errorf("another reply to the same report:\n%s", d)
+		}
+		must(t, serve.Process.Signal(syscall.SIGTERM))
+		if err := serve.Wait(); err != nil {
+			t.Errorf("serve, told to end: %v", err)
+		}
+		p.report.Time += "x" // tells this report from the next
+	}
+}
+
+func startServe(t *testing.T, config string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("samehost-manager", "serve", "--config", config)
+	cmd.Stderr = t.Output()
+	must(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill() })
+	return cmd
+}
+
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+		time.Sleep(10 * time.Millisecond) // a poll of another process
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestShown(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"PC 0001":                "PC 0001",
+		"経理部　端末":                 "経理部　端末",
+		"a\x1b[31mb\a":           `a\x1b[31mb\x07`,
+		"two\nlines\r\t":         `two\x0alines\x0d\x09`,
+		"\u202egnp.exe":          `\u202egnp.exe`,
+		"zero\u200bwidth":        `zero\u200bwidth`,
+		"\u0085\u009b31m":        `\x85\x9b31m`,
+		"tag\U000e0041":          `tag\U000e0041`,
+		"<b>&amp;'; DROP --":     "<b>&amp;'; DROP --",
+		"line\u2028separator":    `line\u2028separator`,
+		"non\u00a0breaking":      `non\xa0breaking`,
+		string([]byte{'a', 255}): `a\ufffd`,
+	} {
+		if got := shown(in); got != want {
+			t.Errorf("shown(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestFitAndWrap(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		in   string
+		n    int
+		want string
+	}{
+		{"abc", 5, "abc  "}, {"abcdef", 5, "abcd~"}, {"日本語", 6, "日本語"}, {"日本語", 5, "日本~"}, {"日本語", 4, "日~ "}, {"e\u0301e", 3, "e\u0301e "},
+	} {
+		if got := fit(tt.in, tt.n); got != tt.want {
+			t.Errorf("fit(%q, %d) = %q, want %q", tt.in, tt.n, got, tt.want)
+		}
+	}
+	got := wrap("one two three 日本語日本語 abcdefghijkl", 8)
+	want := []string{"one two", "three", "日本語日", "本語", "abcdefgh", "ijkl"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("wrap (-want +got):\n%s", d)
+	}
+}
+
+// The key of the reply is the one that the token names, and no secret stands in the configuration.
+func TestInitKeepsSecrets(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "m")
+	made, err := manager.Init(t.Context(), dir, manager.DefaultListen)
+	must(t, err)
+	tok, err := checkin.ParseToken(made.Token)
+	must(t, err)
+	password, err := os.ReadFile(made.PasswordFile)
+	must(t, err)
+	if len(strings.TrimSpace(string(password))) < 20 {
+		t.Errorf("the password has %d characters", len(password))
+	}
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range entries {
+		info, err := e.Info()
+		must(t, err)
+		want := os.FileMode(0o600)
+		if e.Name() == "ca.pem" {
+			want = 0o644
+		}
+		if info.Mode().Perm() != want {
+			t.Errorf("%s has mode %04o, want %04o", e.Name(), info.Mode().Perm(), want)
+		}
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		must(t, err)
+		if strings.Contains(string(data), string(tok.Secret[:])) || strings.Contains(string(data), made.Token) {
+			t.Errorf("%s holds the token", e.Name())
+		}
+		if e.Name() != "admin-password" && strings.Contains(string(data), strings.TrimSpace(string(password))) {
+			t.Errorf("%s holds the administrator's password", e.Name())
+		}
+	}
+	reg, err := manager.OpenRegistry(t.Context(), dir, "sqlite:"+filepath.Join(dir, "samehost.db"))
+	must(t, err)
+	defer reg.Close()
+	other, err := reg.CreateToken(t.Context(), time.Time{}, "")
+	must(t, err)
+	if other.Manager != tok.Manager {
+		t.Errorf("tokens of one manager name %s and %s", other.Manager, tok.Manager)
+	}
+}
