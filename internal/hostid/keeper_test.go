@@ -311,6 +311,24 @@ func TestFactsFollowThePC(t *testing.T) {
 	}
 }
 
+// Memory that can be read but not written to any more still ends what it ended: the ID is in it.
+func TestMemoryThatCannotBeWrittenStillHoldsTheID(t *testing.T) {
+	t.Parallel()
+	p := newPC(t)
+	r := p.establish(t).Record
+	r.Local = hostid.Local{Fresh: true, Provisional: true, Origin: hostid.Generated} // power was cut before the mark
+	if err := p.file.Save(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	worn := errors.New("worn out")
+	p.Memory[0].Store = guard{LocalStore: loader{p.memory}, save: func(context.Context, hostid.Record) error { return worn }}
+	p.Evidence[hostid.OnboardMAC] = "mac 2"
+	out := p.establish(t)
+	if out.Record.Local != (hostid.Local{Stored: true, Origin: hostid.Generated}) || out.Stores[1].State != hostid.Stored || out.Stores[1].Error != worn.Error() {
+		t.Errorf("outcome %+v", out)
+	}
+}
+
 func TestNothingChangedWritesNothing(t *testing.T) {
 	t.Parallel()
 	p := newPC(t)

@@ -18,7 +18,7 @@ import (
 func TestSeedNeverShows(t *testing.T) {
 	t.Parallel()
 	s := Seed(bytes.Repeat([]byte{0xAB}, 32))
-	r := Record{HostID: NewID(), Seed: s}
+	r := Record{HostID: ID{1}, Seed: s}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%#x", "%d", "%o", "%b", "%c", "%U", "%t", "%e", "%100v", "%T %v"} {
 		for _, v := range []any{s, &s, []Seed{s}, map[Seed]Seed{s: s}, r, &r, Outcome{Record: r}, Overwrite{Old: r, New: r}} {
 			args := []any{v}
