@@ -1,0 +1,3 @@
+package osservice
+
+const exe = `C:\Program Files\samehost\samehost-client.exe`
