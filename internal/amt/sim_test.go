@@ -212,7 +212,7 @@ func TestInitializeCutAtEachCallCanBeDoneAgain(t *testing.T) {
 	for n := 0; ; n++ {
 		d := sim(t, amtsim.Options{})
 		setFaults(t, d, amtsim.Faults{RestartAfterCalls: &n})
-		_, err := Initialize(t.Context(), network(t, d), DefaultEnterprise)
+		_, err := Initialize(t.Context(), untilRestart(t, d, d.NetworkURL()), DefaultEnterprise)
 		if err == nil && n == 0 {
 			t.Fatal("nothing was cut")
 		}
@@ -635,6 +635,8 @@ func (c *cutConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// dialing is a client whose connections go through wrap. Where that gives nil nobody listens any more, so that the client
+// does not look, for two seconds, whether the device speaks TLS now.
 func dialing(t *testing.T, url string, wrap func(net.Conn) net.Conn) *wsman.Client {
 	t.Helper()
 	c, err := wsman.NewClient(wsman.Endpoint{URL: url, User: amtsim.DefaultUser, Password: amtsim.DefaultPassword,
@@ -643,13 +645,28 @@ func dialing(t *testing.T, url string, wrap func(net.Conn) net.Conn) *wsman.Clie
 			if err != nil {
 				return nil, err
 			}
-			return wrap(conn), nil
+			if wrapped := wrap(conn); wrapped != nil {
+				return wrapped, nil
+			}
+			conn.Close()
+			return nil, errCut
 		}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// untilRestart is a client that nobody listens to any more once a restart that the faults order has come.
+func untilRestart(t *testing.T, d *amtsim.Device, url string) *wsman.Client {
+	t.Helper()
+	return dialing(t, url, func(conn net.Conn) net.Conn {
+		if f := d.Faults(); f.RestartAfterCalls == nil && f.RestartInCall == "" {
+			return nil
+		}
+		return conn
+	})
 }
 
 // crashes runs Save of a new record over an old one, or over nothing, with a crash that arrange prepares at step n, until
@@ -702,9 +719,12 @@ func TestSaveWhenTheConnectionIsCutBeforeARequest(t *testing.T) {
 	crashes(t, func(t *testing.T, d *amtsim.Device, n int) (*Store, func() bool) {
 		requests := 0
 		c := dialing(t, d.LocalURL(), func(conn net.Conn) net.Conn {
+			if requests > n {
+				return nil
+			}
 			return &cutConn{Conn: conn, onRequest: func() bool {
 				if requests++; requests > n {
-					conn.Close() // for good: a new connection is cut at its first request
+					conn.Close()
 				}
 				return false
 			}}
@@ -718,6 +738,9 @@ func TestSaveWhenAReplyIsLost(t *testing.T) {
 	crashes(t, func(t *testing.T, d *amtsim.Device, n int) (*Store, func() bool) {
 		requests := 0
 		c := dialing(t, d.LocalURL(), func(conn net.Conn) net.Conn {
+			if requests > n {
+				return nil
+			}
 			return &cutConn{Conn: conn, onRequest: func() bool {
 				requests++
 				return requests == n+1
@@ -731,7 +754,7 @@ func TestSaveWhenTheFirmwareRestartsBeforeACall(t *testing.T) {
 	t.Parallel()
 	crashes(t, func(t *testing.T, d *amtsim.Device, n int) (*Store, func() bool) {
 		setFaults(t, d, amtsim.Faults{RestartAfterCalls: &n})
-		return localStore(t, d), func() bool { return d.Faults().RestartAfterCalls == nil }
+		return NewStore(untilRestart(t, d, d.LocalURL()), DefaultEnterprise), func() bool { return d.Faults().RestartAfterCalls == nil }
 	})
 }
 
@@ -744,7 +767,7 @@ func TestSaveWhenTheFirmwareRestartsInACall(t *testing.T) {
 			save(t, localStore(t, d), record(1))
 		}
 		setFaults(t, d, amtsim.Faults{RestartInCall: method})
-		s := localStore(t, d)
+		s := NewStore(untilRestart(t, d, d.LocalURL()), DefaultEnterprise)
 		if err := s.Save(t.Context(), record(2)); !errors.Is(err, hostid.ErrUnavailable) {
 			t.Errorf("%s: %v, want ErrUnavailable", method, err)
 		}
@@ -754,6 +777,7 @@ func TestSaveWhenTheFirmwareRestartsInACall(t *testing.T) {
 		} else if err != nil || !got.Equal(record(1)) && !got.Equal(record(2)) {
 			t.Errorf("%s: Load gives %+v, %v", method, got, err)
 		}
+		setFaults(t, d, amtsim.Faults{RestartInCall: "GetMTU"}) // which nobody calls: the same Store connects again
 		save(t, s, record(2))
 		wantLoad(t, s, record(2))
 		if h := d.Snapshot(); len(h.Blocks) != 2 {
