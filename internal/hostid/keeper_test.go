@@ -546,7 +546,7 @@ func TestEstablishAfterEveryPowerCut(t *testing.T) {
 	remembers := func(b *testBoard, id byte) {
 		r := record(id)
 		r.Facts = b.evidence().Facts(r.HostID)
-		b.memory.Save(context.Background(), r.Portable())
+		b.memory[0].Save(context.Background(), r.Portable())
 	}
 	file, memory := record(1).HostID, record(2).HostID
 	for _, c := range []struct {
@@ -564,7 +564,7 @@ func TestEstablishAfterEveryPowerCut(t *testing.T) {
 		{"drop", func(b *testBoard) { remembers(b, 2); holds(b, 1, hostid.Local{DropFor: memory}) }, file, hostid.ID{}, hostid.Dropped, 4},
 		{"return", func(b *testBoard) { remembers(b, 2); holds(b, 1, hostid.Local{}) }, memory, hostid.ID{}, hostid.Returned, 3},
 		{"copy", func(b *testBoard) {
-			other := newWorld(2).boards[1]
+			other := newWorld(2, 1).boards[1]
 			holds(other, 1, hostid.Local{Stored: true})
 			b.disk.frame = other.disk.frame
 		}, hostid.ID{}, file, hostid.Copied, 5},
@@ -572,7 +572,7 @@ func TestEstablishAfterEveryPowerCut(t *testing.T) {
 	} {
 		for _, p := range []power{{}, {applied: true}, {partly: 50}, {partly: 500}} {
 			for steps := 0; ; steps++ {
-				b := newWorld(1).boards[0]
+				b := newWorld(1, 1).boards[0]
 				c.prepare(b)
 				p := p
 				p.armed, p.steps = true, steps
@@ -586,7 +586,7 @@ func TestEstablishAfterEveryPowerCut(t *testing.T) {
 				}
 				at := fmt.Sprintf("%s, cut at step %d of %+v", c.name, steps, p)
 				r, err := b.disk.Load(t.Context())
-				m, err2 := b.memory.Load(t.Context())
+				m, err2 := b.memory[0].Load(t.Context())
 				if err != nil || err2 != nil || r.HostID != m.HostID || r.Seed != m.Seed || !r.Local.Stored || r.Local.Fresh || r.Local.Provisional {
 					t.Fatalf("%s: the file holds %+v, %v, memory %+v, %v", at, r, err, m, err2)
 				}
@@ -613,12 +613,8 @@ func establishCut(t *testing.T, b *testBoard, p *power) (cut bool) {
 	b.disk.power = p
 	k := hostid.Keeper{
 		File: b.disk, Evidence: b.evidence(),
-		Memory: []hostid.NamedStore{{Name: "memory", Store: guard{LocalStore: loader{b.memory}, save: func(ctx context.Context, r hostid.Record) (err error) {
-			if old, err := b.memory.Load(ctx); err == nil && old.Equal(r) {
-				return nil
-			}
-			p.step(func() { err = b.memory.Save(ctx, r) }, func(n int) { b.memory.Cut(n); b.memory.Save(ctx, r); b.memory.Restart() })
-			return err
+		Memory: []hostid.NamedStore{{Name: "memory", Store: guard{loader{b.memory[0]}, func(ctx context.Context, r hostid.Record) error {
+			return cutSave(ctx, p, b.memory[0], r)
 		}}}},
 		BeforeOverwrite: func(_ context.Context, o hostid.Overwrite) error {
 			p.step(func() { b.disk.journal = append(b.disk.journal, o) }, nil)

@@ -114,7 +114,7 @@ type testBoard struct {
 	name              string
 	uuid, serial, mac string
 	chassis           string
-	memory            *storetest.Memory
+	memory            []*storetest.Memory
 	disk              *testDisk
 	last              *hostid.Outcome // of the installation that runs; nil if none does since disk or file changed
 }
@@ -126,10 +126,36 @@ func (b *testBoard) evidence() (e hostid.Evidence) {
 	return e
 }
 
-// own is what b's memory holds, if that can be read and is not another board's.
-func (b *testBoard) own() (hostid.Record, bool) {
-	r, err := b.memory.Load(context.Background())
-	return r, err == nil && hostid.Compare(r.Facts, b.evidence().Facts(r.HostID)) != hostid.AnotherBoard
+// own is what b's memory holds: the first record in board order that can be read and is not another board's. A newer
+// record beside it forbids its use.
+func (b *testBoard) own() (own hostid.Record, ok bool) {
+	for _, m := range b.memory {
+		r, err := m.Load(context.Background())
+		if errors.Is(err, hostid.ErrNewer) {
+			return hostid.Record{}, false
+		}
+		if err == nil && !ok && hostid.Compare(r.Facts, b.evidence().Facts(r.HostID)) != hostid.AnotherBoard {
+			own, ok = r, true
+		}
+	}
+	return own, ok
+}
+
+// answers reports that all memory answers, and none was written by a newer client.
+func (b *testBoard) answers() bool {
+	return !slices.ContainsFunc(b.memory, func(m *storetest.Memory) bool {
+		_, err := m.Load(context.Background())
+		return errors.Is(err, hostid.ErrUnavailable) || errors.Is(err, hostid.ErrNotInitialized) || errors.Is(err, hostid.ErrNewer)
+	})
+}
+
+// writes counts everything durable that ever happened on b.
+func (b *testBoard) writes() [4]int {
+	n := [4]int{b.disk.writes, len(b.disk.aside), len(b.disk.journal)}
+	for _, m := range b.memory {
+		n[3] += m.Writes
+	}
+	return n
 }
 
 type world struct {
@@ -143,13 +169,17 @@ func (w *world) next(what string) string {
 	return fmt.Sprintf("%s-%d", what, w.serial)
 }
 
-func newWorld(boards int) *world {
+func newWorld(boards, memories int) *world {
 	w := &world{telltale: true}
 	for i := range boards {
-		w.boards = append(w.boards, &testBoard{
+		b := &testBoard{
 			name: fmt.Sprintf("PC %d", i), uuid: w.next("uuid"), serial: w.next("board"), mac: w.next("mac"), chassis: w.next("case"),
-			memory: &storetest.Memory{}, disk: &testDisk{serial: w.next("disk")},
-		})
+			disk: &testDisk{serial: w.next("disk")},
+		}
+		for range memories {
+			b.memory = append(b.memory, &storetest.Memory{})
+		}
+		w.boards = append(w.boards, b)
 	}
 	return w
 }
@@ -166,9 +196,13 @@ func (w *world) blur(t *rapid.T) {
 
 func (w *world) board(t *rapid.T) *testBoard { return rapid.SampledFrom(w.boards).Draw(t, "board") }
 
+func (w *world) memory(t *rapid.T) *storetest.Memory {
+	return rapid.SampledFrom(w.board(t).memory).Draw(t, "memory")
+}
+
 // keeper makes the Keeper of an installation, with the checks of every write.
 func (w *world) keeper(t *rapid.T, b *testBoard, p *power) *hostid.Keeper {
-	disk, memory := b.disk, b.memory
+	disk := b.disk
 	disk.power = p
 	// mayReplace is the promise of every write: another ID's record is set aside and announced first.
 	mayReplace := func(where string, old, r hostid.Record) {
@@ -187,7 +221,7 @@ func (w *world) keeper(t *rapid.T, b *testBoard, p *power) *hostid.Keeper {
 			t.Fatalf("%s: %s: %s is overwritten by %s, and not set aside", b.name, where, old.HostID, r.HostID)
 		}
 	}
-	return &hostid.Keeper{
+	k := &hostid.Keeper{
 		File: guard{disk, func(ctx context.Context, r hostid.Record) error {
 			old, err := disk.Load(ctx)
 			if err == nil {
@@ -197,12 +231,20 @@ func (w *world) keeper(t *rapid.T, b *testBoard, p *power) *hostid.Keeper {
 			}
 			return disk.Save(ctx, r)
 		}},
-		Memory: []hostid.NamedStore{{Name: "memory", Store: guard{save: func(ctx context.Context, r hostid.Record) error {
-			old, err := memory.Load(ctx)
+		Evidence: b.evidence(),
+		BeforeOverwrite: func(_ context.Context, o hostid.Overwrite) error {
+			p.step(func() { disk.journal = append(disk.journal, o) }, nil)
+			return nil
+		},
+	}
+	for i, m := range b.memory {
+		name := fmt.Sprintf("memory %d", i)
+		k.Memory = append(k.Memory, hostid.NamedStore{Name: name, Store: guard{loader{m}, func(ctx context.Context, r hostid.Record) error {
+			old, err := m.Load(ctx)
 			switch {
 			case err == nil:
-				mayReplace("memory", old, r)
-				if hostid.Compare(old.Facts, b.evidence().Facts(old.HostID)) == hostid.AnotherBoard {
+				mayReplace(name, old, r)
+				if old.HostID != r.HostID && hostid.Compare(old.Facts, b.evidence().Facts(old.HostID)) == hostid.AnotherBoard && len(b.memory) == 1 {
 					t.Fatalf("%s: the foreign record %s is overwritten", b.name, old.HostID)
 				}
 			case errors.Is(err, hostid.ErrNewer):
@@ -211,15 +253,20 @@ func (w *world) keeper(t *rapid.T, b *testBoard, p *power) *hostid.Keeper {
 			if r.Local != (hostid.Local{}) || r.Facts[hostid.DiskSerial] != (hostid.Digest{}) {
 				t.Fatalf("%s: memory gets what concerns the disk: %+v", b.name, r)
 			}
-			p.step(func() { err = memory.Save(ctx, r) }, func(n int) { memory.Cut(n); memory.Save(ctx, r); memory.Restart() })
-			return err
-		}, LocalStore: loader{memory}}}},
-		Evidence: b.evidence(),
-		BeforeOverwrite: func(_ context.Context, o hostid.Overwrite) error {
-			p.step(func() { disk.journal = append(disk.journal, o) }, nil)
-			return nil
-		},
+			return cutSave(ctx, p, m, r)
+		}}})
 	}
+	return k
+}
+
+// cutSave saves to memory as a durable step that can be cut within its bytes. What writes nothing is no step.
+func cutSave(ctx context.Context, p *power, m *storetest.Memory, r hostid.Record) (err error) {
+	trial := storetest.Memory{Blocks: m.Blocks, Err: m.Err}
+	if err := trial.Save(ctx, r); err != nil || trial.Writes == 0 {
+		return err
+	}
+	p.step(func() { err = m.Save(ctx, r) }, func(n int) { m.Cut(n); m.Save(ctx, r); m.Restart() })
+	return err
 }
 
 // loader lets guard embed a Store that sets nothing aside.
@@ -337,19 +384,19 @@ func (w *world) events() map[string]func(*rapid.T) {
 		},
 		"file deleted": func(t *rapid.T) { b := w.board(t); b.disk.frame, b.last = nil, nil },
 		"memory does not answer": func(t *rapid.T) {
-			w.board(t).memory.Err = fmt.Errorf("%w: no driver", hostid.ErrUnavailable)
+			w.memory(t).Err = fmt.Errorf("%w: no driver", hostid.ErrUnavailable)
 		},
-		"memory not initialized": func(t *rapid.T) { w.board(t).memory.Err = hostid.ErrNotInitialized },
-		"memory answers":         func(t *rapid.T) { w.board(t).memory.Err = nil },
-		"memory erased":          func(t *rapid.T) { w.board(t).memory.Blocks = [2][]byte{} },
+		"memory not initialized": func(t *rapid.T) { w.memory(t).Err = hostid.ErrNotInitialized },
+		"memory answers":         func(t *rapid.T) { w.memory(t).Err = nil },
+		"memory erased":          func(t *rapid.T) { w.memory(t).Blocks = [2][]byte{} },
 		"one block corrupt": func(t *rapid.T) {
-			m := w.board(t).memory
+			m := w.memory(t)
 			if i := rapid.IntRange(0, 1).Draw(t, "block"); m.Blocks[i] != nil {
 				m.Blocks[i] = append([]byte{0x13}, m.Blocks[i][1:]...)
 			}
 		},
 		"a newer client wrote memory": func(t *rapid.T) {
-			w.board(t).memory.Blocks[rapid.IntRange(0, 1).Draw(t, "block")] = storetest.NewerFrame(uint64(rapid.IntRange(0, 99).Draw(t, "sequence")))
+			w.memory(t).Blocks[rapid.IntRange(0, 1).Draw(t, "block")] = storetest.NewerFrame(uint64(rapid.IntRange(0, 99).Draw(t, "sequence")))
 		},
 		"a newer client wrote the file": func(t *rapid.T) {
 			if rapid.IntRange(0, 3).Draw(t, "rarely") == 0 {
@@ -357,12 +404,12 @@ func (w *world) events() map[string]func(*rapid.T) {
 			}
 		},
 		"both blocks corrupt": func(t *rapid.T) {
-			m := w.board(t).memory
+			m := w.memory(t)
 			m.Blocks = [2][]byte{{0x13}, {0x14}}
 		},
 		"another board's memory": func(t *rapid.T) {
-			a, b := w.board(t), w.board(t)
-			b.memory.Blocks = [2][]byte{slices.Clone(a.memory.Blocks[0]), slices.Clone(a.memory.Blocks[1])}
+			a, b := w.memory(t), w.memory(t)
+			b.Blocks = [2][]byte{slices.Clone(a.Blocks[0]), slices.Clone(a.Blocks[1])}
 		},
 		"network interface swapped": func(t *rapid.T) { w.board(t).mac = w.next("mac") },
 		"UUID reset": func(t *rapid.T) {
@@ -376,15 +423,16 @@ func (w *world) events() map[string]func(*rapid.T) {
 
 // quiet lets a PC start a few times with nothing changing, and checks what must hold then.
 func (w *world) quiet(t *rapid.T, b *testBoard) {
+	for range 3 { // restore; store it in empty memory; rewrite a second damaged block
+		w.start(t, b, nil)
+	}
+	before := b.writes()
 	w.start(t, b, nil)
-	w.start(t, b, nil)
-	writes, diskWrites, aside, journal := b.memory.Writes, b.disk.writes, len(b.disk.aside), len(b.disk.journal)
-	w.start(t, b, nil)
-	if b.memory.Writes != writes || b.disk.writes != diskWrites || len(b.disk.aside) != aside || len(b.disk.journal) != journal {
-		t.Fatalf("%s: the third start with nothing changed still writes", b.name)
+	if after := b.writes(); after != before {
+		t.Fatalf("%s: the fourth start with nothing changed still writes: %v, then %v", b.name, before, after)
 	}
 	r, ok := b.own()
-	if b.last == nil || !ok || len(b.last.Conflicts) > 0 {
+	if b.last == nil || !ok || len(b.last.Conflicts) > 0 || !b.answers() {
 		return
 	}
 	if got := b.last.Record; got.HostID != r.HostID || got.Seed != r.Seed || got.Local.Fresh || got.Local.Provisional || !got.Local.Stored {
@@ -395,26 +443,40 @@ func (w *world) quiet(t *rapid.T, b *testBoard) {
 func TestKeeperModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(3)
+		w := newWorld(3, rapid.SampledFrom([]int{1, 1, 2, 0}).Draw(t, "memories"))
 		if rapid.Bool().Draw(t, "blurred") {
 			w.blur(t)
 		}
-		t.Repeat(w.events())
+		events := w.events()
+		if len(w.boards[0].memory) == 0 {
+			for _, name := range memoryEvents {
+				delete(events, name)
+			}
+		}
+		t.Repeat(events)
 		for _, b := range w.boards {
 			w.quiet(t, b)
 		}
 		// Memory comes back at last: then file and memory agree everywhere, or a conflict is on record.
 		for _, b := range w.boards {
-			b.memory.Err = nil
+			for _, m := range b.memory {
+				m.Err = nil
+			}
 			w.quiet(t, b)
-			if b.last != nil && b.last.Stores[1].State == hostid.Newer {
+			if b.last == nil || len(b.last.Conflicts) > 0 || !b.answers() {
 				continue
 			}
-			if b.last != nil && len(b.last.Conflicts) == 0 {
-				if r, err := b.memory.Load(t.Context()); err != nil || r.HostID != b.last.Record.HostID || r.Seed != b.last.Record.Seed {
-					t.Fatalf("%s: memory answers, holds %s, %v, and the file %s", b.name, r.HostID, err, b.last.Record.HostID)
+			for i, m := range b.memory {
+				if r, err := m.Load(t.Context()); err != nil || r.HostID != b.last.Record.HostID || r.Seed != b.last.Record.Seed {
+					t.Fatalf("%s: memory %d answers, holds %s, %v, and the file %s", b.name, i, r.HostID, err, b.last.Record.HostID)
 				}
 			}
 		}
 	})
+}
+
+// memoryEvents are the events that a PC without memory cannot have.
+var memoryEvents = []string{
+	"memory does not answer", "memory not initialized", "memory answers", "memory erased", "one block corrupt",
+	"a newer client wrote memory", "both blocks corrupt", "another board's memory",
 }
