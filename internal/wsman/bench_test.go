@@ -22,7 +22,7 @@ type canned struct {
 // firstID makes all MessageIDs of a benchmark ten digits long, so that the canned reply's length is constant.
 const firstID = 1_000_000_000
 
-func startCanned(b *testing.B, reply string) *canned {
+func startCanned(b testing.TB, reply string) *canned {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -75,7 +75,7 @@ func serveCanned(nc net.Conn, reply []byte) {
 	}
 }
 
-func benchClient(b *testing.B, s *canned) *Client {
+func benchClient(b testing.TB, s *canned) *Client {
 	b.Helper()
 	c, err := NewClient(Endpoint{URL: "http://" + s.listener.Addr().String(), User: testUser, Password: testPassword})
 	if err != nil {
@@ -219,5 +219,21 @@ func BenchmarkDecode(b *testing.B) {
 		if err := d.finish(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestAllocations holds what the decision for our own transport and decoder promises, with room for a new Go. It does not
+// run in parallel: other tests' allocations would count.
+func TestAllocations(t *testing.T) {
+	c := benchClient(t, startCanned(t, cannedGet()))
+	ctx := testContext(t)
+	get := func() {
+		if _, err := c.Get(ctx, generalSettings); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get()
+	if n := testing.AllocsPerRun(200, get); n > 20 {
+		t.Errorf("%.0f allocations per Get, want at most 20", n)
 	}
 }

@@ -537,6 +537,8 @@ func (k *conn) readBody(r *reply, f framing, limit int64, body []byte) ([]byte, 
 	switch {
 	case r.status == 204 || r.status == 304:
 		return body, nil
+	case f.chunked && f.oldHTTP: // RFC 9112 section 6.1: the framing is faulty
+		return nil, fmt.Errorf("%w: chunks in HTTP/1.0", ErrBadReply)
 	case f.chunked:
 		if f.length >= 0 { // RFC 9112 section 6.3: chunked counts, and something on the way is confused
 			r.closes = true

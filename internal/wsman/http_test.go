@@ -150,6 +150,7 @@ func TestReplyRefused(t *testing.T) {
 		{"list of lengths", plainOK("Content-Length: 1, 1\r\n", "a"), false, ErrBadReply},
 		{"compressed", plainOK("Transfer-Encoding: gzip, chunked\r\n", ""), false, ErrBadReply},
 		{"chunked twice", plainOK("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", ""), false, ErrBadReply},
+		{"chunks in HTTP/1.0", strings.Replace(okHead, "1.1", "1.0", 1) + "0\r\n\r\n", false, ErrBadReply},
 		{"chunk size of letters", okHead + "xyz\r\n", false, ErrBadReply},
 		{"chunk size empty", okHead + "\r\n", false, ErrBadReply},
 		{"chunk size negative", okHead + "-1\r\n", false, ErrBadReply},
