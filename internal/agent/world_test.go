@@ -81,7 +81,9 @@ func newManager(t *testing.T) *testManager {
 
 func (m *testManager) fingerprint() checkin.Fingerprint { return m.token.Manager }
 
-func refuse(code checkin.RefusalCode) error { return &checkin.Refusal{Code: code, Detail: "as the test wants"} }
+func refuse(code checkin.RefusalCode) error {
+	return &checkin.Refusal{Code: code, Detail: "as the test wants"}
+}
 
 // CheckIn implements checkin.HigherSystem.
 func (m *testManager) CheckIn(_ context.Context, r checkin.SignedReport) (checkin.Reply, error) {
