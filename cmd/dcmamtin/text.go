@@ -22,7 +22,7 @@ Doing it again is harmless.
   /I ADDRESS   one PC by its IPv4 or IPv6 address
 
   --config FILE            instead of this machine's manager.toml or relay.toml
-  --parallel N             PCs worked on at a time (64)
+  --parallel N             PCs worked on at a time (512)
   --timeout TIME           limit for one PC (30s)
   --ignore-logon-failures  go on though the first five PCs refuse the password
   --progress auto|plain|none    --json    --lang en|ja    --version    -h --help
@@ -46,7 +46,7 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
   /I IPアドレス  1台のPC。IPv4またはIPv6
 
   --config FILE            manager.tomlやrelay.tomlの代わりに使う設定ファイル
-  --parallel N             同時に処理するPCの台数(64)
+  --parallel N             同時に処理するPCの台数(512)
   --timeout TIME           1台当たりの制限時間(30s)
   --ignore-logon-failures  最初の5台がパスワードを拒否しても続行する
   --progress auto|plain|none    --json    --lang en|ja    --version    -h --help

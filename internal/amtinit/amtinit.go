@@ -27,6 +27,8 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,7 +38,9 @@ import (
 
 // Bounds of a run.
 const (
-	DefaultParallel = 64
+	// DefaultParallel: 3000 simulated PCs at 200 ms per call took 164 s with 64 at a time, 43 s with 256, 25 s with 512 and
+	// 19 s with 1024, with twice the memory; and 512 connections fit a process that may open no more than 1024 files.
+	DefaultParallel = 512
 	MaxParallel     = 4096
 	DefaultTimeout  = 30 * time.Second // for a whole target, a retry included
 
@@ -128,7 +132,11 @@ func Run(ctx context.Context, o Options, targets iter.Seq[Target], sink func(Out
 	if err != nil {
 		return Summary{}, fmt.Errorf("read this machine's network addresses: %w", err)
 	}
-	e := engine{Options: o, own: own, lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+	name, err := os.Hostname()
+	if err != nil {
+		return Summary{}, fmt.Errorf("read this machine's name: %w", err)
+	}
+	e := engine{Options: o, own: own, ownName: name, lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}}
 	return e.run(ctx, targets, sink), nil
@@ -136,9 +144,10 @@ func Run(ctx context.Context, o Options, targets iter.Seq[Target], sink func(Out
 
 type engine struct {
 	Options
-	own    map[netip.Addr]bool
-	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
-	guard  *guard
+	own     map[netip.Addr]bool
+	ownName string
+	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
+	guard   *guard
 }
 
 func (e *engine) run(ctx context.Context, targets iter.Seq[Target], sink func(Outcome)) Summary {
@@ -343,7 +352,7 @@ func (e *engine) find(ctx context.Context, t Target) (*device, *failure) {
 	}
 
 	var unresolved, silent *failure
-	tried := make(map[netip.Addr]bool)
+	tried, loopbackOnly := make(map[netip.Addr]bool), true
 	for _, source := range sources {
 		addrs, f := source()
 		if f != nil {
@@ -356,6 +365,7 @@ func (e *engine) find(ctx context.Context, t Target) (*device, *failure) {
 				continue // a connection to 0.0.0.0 would end at this machine
 			}
 			tried[a] = true
+			loopbackOnly = loopbackOnly && a.IsLoopback()
 			if e.own[a.WithZone("")] && !a.IsLoopback() {
 				return nil, &failure{OwnMachine, Connect, fmt.Errorf("%s is an address of this machine", a)}
 			}
@@ -370,6 +380,9 @@ func (e *engine) find(ctx context.Context, t Target) (*device, *failure) {
 		}
 	}
 	switch {
+	case silent != nil && loopbackOnly && sameHost(t.Host, e.ownName):
+		// Debian's hosts file leads a machine's own name to 127.0.1.1.
+		return nil, &failure{OwnMachine, Connect, fmt.Errorf("%s is the name of this machine", t.Host)}
 	case silent != nil:
 		return nil, silent
 	case unresolved != nil:
@@ -413,6 +426,13 @@ func joined(errs []error) error {
 		err = fmt.Errorf("%w; %w", err, next)
 	}
 	return err
+}
+
+// sameHost compares host names, of which either may lack the domain.
+func sameHost(a, b string) bool {
+	a, domainA, okA := strings.Cut(strings.TrimSuffix(a, "."), ".")
+	b, domainB, okB := strings.Cut(strings.TrimSuffix(b, "."), ".")
+	return a != "" && strings.EqualFold(a, b) && (!okA || !okB || strings.EqualFold(domainA, domainB))
 }
 
 // isHostName keeps names out of a URL that would change its meaning there.

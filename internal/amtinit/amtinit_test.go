@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -105,12 +106,14 @@ func TestFind(t *testing.T) {
 	up, down := at.Addr(), netip.MustParseAddr("127.49.1.2")
 	own := netip.MustParseAddr("192.0.2.200")
 	names := map[string][]netip.Addr{
-		"up":          {up},
-		"down":        {down},
-		"down-up":     {down, netip.AddrFrom16(up.As16())}, // IPv4 as IPv6 writes it
-		"own":         {own},
-		"nowhere":     {netip.IPv4Unspecified()},
-		"emptyanswer": {},
+		"up":              {up},
+		"down":            {down},
+		"down-up":         {down, netip.AddrFrom16(up.As16())}, // IPv4 as IPv6 writes it
+		"own":             {own},
+		"nowhere":         {netip.IPv4Unspecified()},
+		"emptyanswer":     {},
+		"manager":         {down},
+		"manager.example": {down},
 	}
 	for _, test := range []struct {
 		name         string
@@ -135,6 +138,8 @@ func TestFind(t *testing.T) {
 		{"file's address is nowhere", Target{Host: "unknown", Address: netip.IPv4Unspecified()}, false, Unresolvable, Resolve, true},
 		{"silent", Target{Host: "down"}, false, NothingAnswers, Connect, true},
 		{"this machine", Target{Host: "own"}, false, OwnMachine, Connect, true},
+		{"this machine's name on a loopback address", Target{Host: "manager"}, false, OwnMachine, Connect, true},
+		{"the same with its domain", Target{Host: "Manager.example."}, false, OwnMachine, Connect, true},
 		{"this machine by address", Target{Address: own}, false, OwnMachine, Connect, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -143,9 +148,10 @@ func TestFind(t *testing.T) {
 			e := engine{
 				Options: Options{Port: int(at.Port()), AddressFirst: test.addressFirst},
 				own:     map[netip.Addr]bool{own: true, up: true}, // a loopback address is no obstacle
+				ownName: "manager.example",
 				lookup: func(_ context.Context, host string) ([]netip.Addr, error) {
 					looked = true
-					if a, ok := names[host]; ok {
+					if a, ok := names[strings.ToLower(strings.TrimSuffix(host, "."))]; ok {
 						return a, nil
 					}
 					return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
@@ -233,6 +239,21 @@ func TestURL(t *testing.T) {
 	} {
 		if got := test.d.url(); got != test.want {
 			t.Errorf("%+v: %s, want %s", test.d, got, test.want)
+		}
+	}
+}
+
+func TestSameHost(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		a, b string
+		want bool
+	}{
+		{"pc", "PC", true}, {"pc.example", "pc", true}, {"pc", "pc.example.", true}, {"pc.Example", "PC.example", true},
+		{"pc.example", "pc.other", false}, {"pc", "pc2", false}, {"", "", false}, {"pc", "", false},
+	} {
+		if got := sameHost(test.a, test.b); got != test.want {
+			t.Errorf("sameHost(%q, %q) = %v", test.a, test.b, got)
 		}
 	}
 }
