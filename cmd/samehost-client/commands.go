@@ -1,0 +1,303 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"samehost/internal/agent"
+	"samehost/internal/config"
+	"samehost/internal/hostid"
+	"samehost/internal/osservice"
+)
+
+// logger writes to standard error; what commands other than run have to say, they say themselves.
+func (p *program) logger(level slog.Level) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if p.json {
+		return slog.New(slog.NewJSONHandler(p.stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(p.stderr, o))
+}
+
+// print writes the object or the lines.
+func (p *program) print(object any, lines ...string) error {
+	if !p.json {
+		_, err := fmt.Fprintln(p.stdout, strings.Join(lines, "\n"))
+		return err
+	}
+	return json.NewEncoder(p.stdout).Encode(object)
+}
+
+// checkIn has one check-in made: by the service if one works in the data folder, else by this process.
+func (p *program) checkIn(ctx context.Context, cfg config.Client) (agent.Outcome, error) {
+	o, err := p.options(cfg, p.logger(slog.LevelError))
+	if err != nil {
+		return agent.Outcome{}, err
+	}
+	a, err := agent.Open(o)
+	if errors.Is(err, hostid.ErrLocked) {
+		out, askErr := agent.RequestCheckIn(ctx, cfg.DataDir)
+		if errors.Is(askErr, agent.ErrNoService) { // a command like this one holds the lock, or the service is just starting
+			return out, fmt.Errorf("%w (%w)", err, askErr)
+		}
+		return out, askErr
+	}
+	if err != nil {
+		return agent.Outcome{}, err
+	}
+	defer a.Close()
+	return a.CheckIn(ctx)
+}
+
+type installCmd struct {
+	NoService bool `help:"Do not register the service."`
+}
+
+// Run establishes, preserves and enrols before the service is registered, so that both never work in the folder.
+func (c *installCmd) Run(ctx context.Context, p *program) error {
+	cfg, err := p.load()
+	if err != nil {
+		return err
+	}
+	if err := tokenIsThere(ctx, cfg); err != nil {
+		return err
+	}
+	out, err := p.checkIn(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if !c.NoService {
+		if err := p.register(ctx, cfg); err != nil {
+			return fmt.Errorf("host ID %s is established, but the service is not registered: %w", out.HostID, err)
+		}
+	}
+	if err := p.print(out, fmt.Sprintf("%s %s", out.HostID, out.Origin)); err != nil {
+		return err
+	}
+	for _, reason := range out.Reasons {
+		p.say(reason)
+	}
+	for _, conflict := range out.Conflicts {
+		p.say(conflict.Sentence)
+	}
+	reasons := strings.Join(out.Reasons, " ")
+	for _, s := range out.Stores {
+		if s.Error != "" && !strings.Contains(reasons, s.Error) {
+			p.say(fmt.Sprintf("store %s: %s: %s", s.Name, s.State, s.Error))
+		}
+	}
+	switch {
+	case out.Refused:
+		p.say("the host ID is established, but this PC is not enrolled: " + out.Error)
+		return errShown
+	case !out.CheckedIn:
+		p.say("not checked in yet, it will be tried again: " + out.Error)
+	}
+	return nil
+}
+
+// tokenIsThere finds a misspelt enrolment_token_file while nothing has been done. A PC that knows its manager
+// needs the file no more.
+func tokenIsThere(ctx context.Context, cfg config.Client) error {
+	if cfg.EnrolmentTokenFile == "" {
+		return nil
+	}
+	_, err := os.Stat(cfg.EnrolmentTokenFile)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if s, statusErr := agent.ReadStatus(ctx, cfg.DataDir); statusErr == nil && s.Manager != "" {
+		return nil
+	}
+	return fmt.Errorf("enrolment token file: %w; put there the line that `samehost-manager token create` printed", err)
+}
+
+type runCmd struct{}
+
+// Run is the service. Also what is wrong with the configuration is said from inside it, so that Windows hears of it
+// as the service's failure and not as silence.
+func (*runCmd) Run(ctx context.Context, p *program) error {
+	return osservice.Run(ctx, serviceName, func(ctx context.Context) error {
+		cfg, err := p.load()
+		if err != nil {
+			return err
+		}
+		log := p.logger(slog.LevelInfo)
+		o, err := p.options(cfg, log)
+		if err != nil {
+			return err
+		}
+		a, err := agent.Open(o)
+		if err != nil {
+			return err
+		}
+		defer a.Close()
+		log.Info("started", "version", version, "data_dir", cfg.DataDir, "higher_system", cfg.HigherSystem)
+		defer log.Info("stopped")
+		return a.Run(ctx)
+	})
+}
+
+type checkinCmd struct{}
+
+// Run fails where the report was not taken.
+func (*checkinCmd) Run(ctx context.Context, p *program) error {
+	cfg, err := p.load()
+	if err != nil {
+		return err
+	}
+	out, err := p.checkIn(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	lines := []string{fmt.Sprintf("%s %s", out.HostID, out.Reply)}
+	for _, s := range out.Stores {
+		lines = append(lines, storeLine(s))
+	}
+	if out.CheckedIn || p.json {
+		if err := p.print(out, lines...); err != nil {
+			return err
+		}
+	}
+	if !out.CheckedIn {
+		return errors.New("not checked in: " + out.Error)
+	}
+	return nil
+}
+
+func storeLine(s hostid.StoreState) string {
+	line := fmt.Sprintf("store %s: %s", s.Name, s.State)
+	if s.Error != "" {
+		line += ": " + s.Error
+	}
+	return line
+}
+
+type statusCmd struct{}
+
+// Run only reads.
+func (*statusCmd) Run(ctx context.Context, p *program) error {
+	cfg, err := p.load()
+	if err != nil {
+		return err
+	}
+	s, err := agent.ReadStatus(ctx, cfg.DataDir)
+	switch {
+	case errors.Is(err, hostid.ErrNotStored) && s.LastError != "":
+		return fmt.Errorf("no host ID yet in %s: %s", cfg.DataDir, s.LastError)
+	case errors.Is(err, hostid.ErrNotStored):
+		return fmt.Errorf("no host ID yet in %s: run samehost-client install", cfg.DataDir)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; run this as root or Administrator", err)
+	case err != nil:
+		return err
+	}
+	s.HigherSystem = cfg.HigherSystem
+	return p.print(s, statusLines(s)...)
+}
+
+func statusLines(s agent.Status) []string {
+	lines := []string{
+		fmt.Sprintf("host ID:       %s", s.HostID),
+		fmt.Sprintf("origin:        %s", s.Origin),
+	}
+	if s.Pending {
+		lines = append(lines, "pending:       the board sits in another case; an operator at the manager decides")
+	}
+	for _, store := range s.Stores {
+		lines = append(lines, fmt.Sprintf("%-14s %s", "store "+store.Name+":", store.State))
+		if store.Error != "" {
+			lines = append(lines, "               "+store.Error)
+		}
+	}
+	lines = append(lines, fmt.Sprintf("higher system: %s", orNone(s.HigherSystem)))
+	last := "never"
+	if s.LastCheckIn != nil {
+		last = fmt.Sprintf("%s (%s)", s.LastCheckIn.Local().Format(time.RFC3339), s.LastReply)
+	}
+	lines = append(lines, fmt.Sprintf("last check-in: %s", last))
+	if s.LastError != "" {
+		lines = append(lines, fmt.Sprintf("last error:    %s", s.LastError))
+	}
+	for _, r := range s.Reasons {
+		lines = append(lines, fmt.Sprintf("not restored:  %s", r))
+	}
+	for _, c := range s.Conflicts {
+		lines = append(lines, fmt.Sprintf("conflict:      %s", c.Sentence))
+	}
+	return lines
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+type uninstallCmd struct {
+	Purge     bool `help:"Also remove the host ID management file and all local state."`
+	NoService bool `help:"Leave the service's registration alone."`
+	EraseNVM  bool `name:"erase-nvm" help:"Also erase the host ID from nonvolatile memory: after that nothing can restore it."`
+}
+
+type uninstalled struct {
+	Service string   `json:"service"` // removed (or was never registered), kept
+	Purged  bool     `json:"purged"`  // the host ID management file and all local state
+	Erased  []string `json:"erased"`  // stores
+}
+
+// Run erases before it purges: should the one fail, the file still has the host ID.
+func (c *uninstallCmd) Run(ctx context.Context, p *program) error {
+	cfg, err := p.load()
+	if err != nil {
+		return err
+	}
+	var stores []hostid.NamedStore
+	if c.EraseNVM {
+		o, err := p.options(cfg, p.logger(slog.LevelError))
+		if err != nil {
+			return err
+		}
+		stores = o.Stores
+	}
+	done := uninstalled{Service: "kept", Erased: []string{}}
+	if !c.NoService {
+		if err := p.unregister(ctx, cfg); err != nil {
+			return fmt.Errorf("nothing is removed: %w", err)
+		}
+		done.Service = "removed"
+	}
+	lines := []string{"service: " + done.Service}
+	for _, s := range stores {
+		remover, ok := s.Store.(interface{ Remove(context.Context) error })
+		if !ok {
+			continue
+		}
+		if err := remover.Remove(ctx); err != nil {
+			return fmt.Errorf("store %s is not erased, and the host ID management file is kept: %w", s.Name, err)
+		}
+		done.Erased = append(done.Erased, s.Name)
+		lines = append(lines, "store "+s.Name+": erased")
+	}
+	if c.EraseNVM && len(stores) == 0 {
+		lines = append(lines, "stores: none is configured, nothing erased")
+	}
+	if c.Purge {
+		if err := agent.Purge(cfg.DataDir); err != nil {
+			return err
+		}
+		done.Purged = true
+		lines = append(lines, "host ID management file and local state: removed")
+	} else {
+		lines = append(lines, "host ID management file: kept in "+cfg.DataDir)
+	}
+	return p.print(done, lines...)
+}
