@@ -404,6 +404,19 @@ func TestNoMemoryAtAll(t *testing.T) {
 	}
 }
 
+// late is memory that answers from a time on.
+type late struct {
+	*storetest.Memory
+	from time.Time
+}
+
+func (l late) Load(ctx context.Context) (hostid.Record, error) {
+	if !time.Now().Before(l.from) {
+		l.Err = nil
+	}
+	return l.Memory.Load(ctx)
+}
+
 func TestMemoryIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	old := func(t *testing.T, p *pc) hostid.ID {
@@ -434,7 +447,7 @@ func TestMemoryIsWaitedFor(t *testing.T) {
 				id := old(t, p)
 				c.set(p)
 				if c.answers > 0 {
-					time.AfterFunc(c.answers, func() { p.memory.Err = nil })
+					p.Memory[0].Store = late{p.memory, time.Now().Add(c.answers)}
 				}
 				begin := time.Now()
 				out := p.establish(t)
