@@ -240,7 +240,6 @@ type epoch struct {
 	epoch checkin.Token
 	by    checkin.EpochBy
 	isNew bool // this report is the first of it
-	first bool // and it is the first epoch of its host ID and key
 }
 
 func (e epoch) evidence() map[string]any {
