@@ -80,7 +80,7 @@ func newLines(r io.ReadSeeker) (*lines, error) {
 		skip, l.unit, l.name, l.big = 2, 2, "UTF-16", true
 		l.decode = l.decodeUTF16
 	}
-	size, notUTF8, err := survey(br, l.unit == 1)
+	size, notUTF8, err := survey(br, maxFile, l.unit == 1)
 	if err != nil {
 		return nil, err
 	}
@@ -99,22 +99,33 @@ func newLines(r io.ReadSeeker) (*lines, error) {
 }
 
 // survey reads to the end, and says how many bytes there are and, if they are not UTF-8, the first place where.
-func survey(r io.Reader, bytewise bool) (size int64, notUTF8 string, err error) {
+func survey(r io.Reader, limit int64, bytewise bool) (size int64, notUTF8 string, err error) {
 	buf := make([]byte, 32<<10)
 	held := 0 // bytes of a character that the next read completes
 	line, column := 1, 1
 	for {
 		n, err := r.Read(buf[held:])
 		size += int64(n)
-		if size > maxFile {
-			return 0, "", fmt.Errorf("more than %d MiB: this is no system configuration information file", maxFile>>20)
+		if size > limit {
+			return 0, "", fmt.Errorf("more than %d MiB: this is no system configuration information file", limit>>20)
 		}
 		b := buf[:held+n]
 		held = 0
 		if bytewise && bytes.IndexByte(b, 0) >= 0 {
 			return 0, "", errUTF16
 		}
-		for bytewise && notUTF8 == "" && len(b) > 0 {
+		if !bytewise || notUTF8 != "" {
+			b = nil
+		}
+		if utf8.Valid(b) { // nearly always, and quickly
+			if i := bytes.LastIndexByte(b, '\n'); i >= 0 {
+				line, column = line+bytes.Count(b, []byte{'\n'}), 1
+				b = b[i+1:]
+			}
+			column += len(b)
+			b = nil
+		}
+		for notUTF8 == "" && len(b) > 0 {
 			c, width := utf8.DecodeRune(b)
 			if c == utf8.RuneError && width == 1 {
 				if err == nil && !utf8.FullRune(b) {
