@@ -157,7 +157,8 @@ func (k *Keeper) Establish(ctx context.Context) (Outcome, error) {
 	out.Conflicts = d.conflicts
 	out.Stores[0].State, out.Stores[0].HostID = Stored, out.Record.HostID
 	for i, m := range v.memory {
-		if s := &out.Stores[i+1]; s.State == Stored && (s.HostID != out.Record.HostID || m.readable() && m.record.Seed != out.Record.Seed) {
+		twin := m.readable() && m.record.HostID == out.Record.HostID && m.record.Seed != out.Record.Seed // never written
+		if s := &out.Stores[i+1]; s.State == Stored && (s.HostID != out.Record.HostID || twin) {
 			s.State = Differs
 		}
 	}

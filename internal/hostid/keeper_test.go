@@ -183,6 +183,9 @@ func TestUnrestoredHostIDIsOverwrittenWithProof(t *testing.T) {
 	if p.held(t).HostID != out.Record.HostID || out.Origin != hostid.Kept || out.Record.Local != (hostid.Local{Stored: true, Origin: hostid.Generated}) {
 		t.Errorf("outcome %+v", out)
 	}
+	if s := out.Stores[1]; s.State != hostid.Stored || s.HostID != out.Record.HostID || s.Error != "" {
+		t.Errorf("memory after it was overwritten: %+v", s)
+	}
 	aside, err := filepath.Glob(p.file.Path() + ".replaced-*")
 	if err != nil || len(aside) != 1 {
 		t.Errorf("set aside: %q, %v", aside, err)
