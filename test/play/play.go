@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -250,11 +251,20 @@ func (f *Firmware) Unprovision(i int) error {
 // Restart restarts the firmware of PC i.
 func (f *Firmware) Restart(i int) error { return f.call(http.MethodPost, i, "/restart", "", nil) }
 
+// Device is what amtsim tells of one of its PCs.
+type Device struct {
+	Calls  map[string]int `json:"calls"` // by method
+	Blocks []struct {
+		Handle  int  `json:"handle"`
+		Written bool `json:"written"`
+	} `json:"blocks"`
+}
+
 // Device reads the state of PC i.
-func (f *Firmware) Device(i int) (map[string]any, error) {
-	var v map[string]any
-	err := f.call(http.MethodGet, i, "", "", &v)
-	return v, err
+func (f *Firmware) Device(i int) (Device, error) {
+	var d Device
+	err := f.call(http.MethodGet, i, "", "", &d)
+	return d, err
 }
 
 func (f *Firmware) call(method string, i int, path, body string, into any) error {
@@ -567,21 +577,77 @@ func (pc *PC) UntilStored(hostID string) error {
 	}
 }
 
-// BlockWrites is how often WriteBlock was called on PC i.
-func (f *Firmware) BlockWrites(i int) (int, error) {
+// Corrupt spoils the record in every block of PC i.
+func (f *Firmware) Corrupt(i int) error {
 	d, err := f.Device(i)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	n, ok := d["block_writes"].(float64)
-	if !ok {
-		return 0, fmt.Errorf("device %d tells no block_writes: %v", i, d)
+	spoilt := 0
+	for _, b := range d.Blocks {
+		if !b.Written {
+			continue
+		}
+		if err := f.call(http.MethodPut, i, fmt.Sprintf("/blocks/%d?offset=40", b.Handle), "spoilt", nil); err != nil {
+			return err
+		}
+		spoilt++
 	}
-	return int(n), nil
+	if spoilt == 0 {
+		return fmt.Errorf("device %d has no written block to spoil", i)
+	}
+	return nil
 }
-
-// Corrupt spoils every block of PC i in its flash.
-func (f *Firmware) Corrupt(i int) error { return f.call(http.MethodPost, i, "/corrupt", "", nil) }
 
 // Provision sets PC i up again after a full unprovision.
 func (f *Firmware) Provision(i int) error { return f.call(http.MethodPost, i, "/provision", "", nil) }
+
+// RemoveEnterprise does what an administrator with another tool would: remove every registered application from the
+// AMT of PC i, and then its enterprise entries, which cannot be removed before.
+func (f *Firmware) RemoveEnterprise(i int) error {
+	const class = "AMT_ThirdPartyDataStorageAdministrationService"
+	for _, list := range []struct{ enumerate, handles, remove string }{
+		{"AdminGetRegisteredApplications", "ApplicationHandles", "AdminRemoveApplication"},
+		{"EnumerateStorageEaclEntries", "Handles", "RemoveStorageEaclEntry"},
+	} {
+		answer, err := f.invoke(i, class, list.enumerate, "")
+		if err != nil {
+			return err
+		}
+		found := regexp.MustCompile("<g:"+list.handles+">(\\d+)<").FindAllStringSubmatch(answer, -1)
+		if len(found) == 0 {
+			return fmt.Errorf("%s lists nothing to remove: %s", list.enumerate, answer)
+		}
+		for _, handle := range found {
+			answer, err := f.invoke(i, class, list.remove, "<r:Handle>"+handle[1]+"</r:Handle>")
+			if err != nil {
+				return err
+			}
+			if !strings.Contains(answer, "<g:ReturnValue>0<") {
+				return fmt.Errorf("%s: %s", list.remove, answer)
+			}
+		}
+	}
+	return nil
+}
+
+// invoke calls a method of PC i's AMT over the network, with curl.
+func (f *Firmware) invoke(i int, class, method, inputs string) (string, error) {
+	uri := "http://intel.com/wbem/wscim/1/amt-schema/1/" + class
+	body := `<?xml version="1.0"?><Envelope xmlns="http://www.w3.org/2003/05/soap-envelope" xmlns:a="http://schemas.xmlsoap.org/ws/2004/08/addressing" xmlns:w="http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd"><Header><a:Action>` +
+		uri + "/" + method + `</a:Action><a:To>/wsman</a:To><w:ResourceURI>` + uri + `</w:ResourceURI><a:MessageID>1</a:MessageID><a:ReplyTo><a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address></a:ReplyTo></Header><Body><r:` +
+		method + `_INPUT xmlns:r="` + uri + `">` + inputs + "</r:" + method + "_INPUT></Body></Envelope>"
+	bodyFile := filepath.Join(f.stage.Dir, "request.xml")
+	if err := os.WriteFile(bodyFile, []byte(body), 0o600); err != nil {
+		return "", err
+	}
+	cmd := exec.Command("curl", "--silent", "--show-error", "--fail-with-body", "--digest", "--max-time", "30", "--config", "-",
+		"--data-binary", "@"+bodyFile, "http://"+f.stage.network(i)+":16992/wsman")
+	cmd.Stdin = strings.NewReader(fmt.Sprintf("user = \"%s:%s\"\n", User, Password))
+	cmd.Env = environment()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s with curl: %w: %s", method, err, out)
+	}
+	return string(out), nil
+}
