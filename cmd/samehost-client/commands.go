@@ -227,7 +227,7 @@ func statusLines(s agent.Status) []string {
 		lines = append(lines, fmt.Sprintf("last error:    %s", s.LastError))
 	}
 	for _, r := range s.Reasons {
-		lines = append(lines, fmt.Sprintf("not restored:  %s", r))
+		lines = append(lines, fmt.Sprintf("why generated: %s", r))
 	}
 	for _, c := range s.Conflicts {
 		lines = append(lines, fmt.Sprintf("conflict:      %s", c.Sentence))

@@ -670,7 +670,10 @@ func TestStatusWhileTheServiceRuns(t *testing.T) {
 	}
 	a := pc.open(t)
 	defer a.Close()
-	checkIn(t, a)
+	reasons := checkIn(t, a).Reasons
+	if len(reasons) == 0 {
+		t.Error("nothing says why the host ID was not restored")
+	}
 	out := checkIn(t, a)
 	s, err := ReadStatus(t.Context(), pc.dir)
 	if err != nil {
@@ -681,7 +684,7 @@ func TestStatusWhileTheServiceRuns(t *testing.T) {
 	}
 	want := Status{
 		HostID: out.HostID, Origin: hostid.Generated, Stores: []hostid.StoreState{{Name: "memory", State: hostid.Stored, HostID: out.HostID}},
-		HigherSystem: m.server.URL, Manager: m.fingerprint(), LastReply: checkin.Accepted, IntervalS: 3600,
+		Reasons: reasons, HigherSystem: m.server.URL, Manager: m.fingerprint(), LastReply: checkin.Accepted, IntervalS: 3600,
 		LastCheckIn: s.LastCheckIn, LastAttempt: s.LastAttempt,
 	}
 	if diff := cmp.Diff(want, s); diff != "" {

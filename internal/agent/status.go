@@ -19,7 +19,7 @@ type Status struct {
 	Provisional bool                `json:"provisional"`
 	Pending     bool                `json:"pending"`
 	Stores      []hostid.StoreState `json:"stores"`
-	Reasons     []string            `json:"reasons,omitempty"`
+	Reasons     []string            `json:"reasons,omitempty"` // why the host ID was not restored when this one was generated
 	Conflicts   []hostid.Conflict   `json:"conflicts,omitempty"`
 
 	HigherSystem string              `json:"higher_system"`
@@ -86,6 +86,9 @@ func (a *Agent) finished(est hostid.Outcome, out Outcome) {
 	}
 	if a.status.HostID != s.HostID {
 		s.LastCheckIn, s.LastReply = nil, ""
+	}
+	if a.status.HostID == s.HostID && out.Origin != hostid.Restored && len(s.Reasons) == 0 {
+		s.Reasons = a.status.Reasons // whoever asks tomorrow wants to know, too
 	}
 	if out.CheckedIn {
 		s.LastCheckIn, s.LastReply = &now, out.Reply
