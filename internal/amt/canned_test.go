@@ -27,7 +27,7 @@ type answer func(n int, in []wsman.Param) any
 
 // What an answer may be besides a string of outputs.
 type (
-	fault      string // a SOAP fault of this subcode, HTTP 400
+	fault      string // a SOAP fault, HTTP 400: "Subcode", or "Subcode: detail"
 	httpStatus int    // an answer that is no SOAP
 )
 
@@ -99,8 +99,9 @@ func (c *canned) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case fault:
 		w.WriteHeader(http.StatusBadRequest)
 		fmt.Fprintf(w, head, e.Header.MessageID, "http://schemas.dmtf.org/wbem/wsman/1/wsman/fault")
+		subcode, detail, _ := strings.Cut(string(a), ": ")
 		fmt.Fprintf(w, `<a:Fault><a:Code><a:Value>a:Sender</a:Value><a:Subcode><a:Value>e:%s</a:Value></a:Subcode></a:Code>`+
-			`<a:Reason><a:Text xml:lang="en-US">so it is</a:Text></a:Reason><a:Detail></a:Detail></a:Fault>`, string(a))
+			`<a:Reason><a:Text xml:lang="en-US">so it is</a:Text></a:Reason><a:Detail>%s</a:Detail></a:Fault>`, subcode, detail)
 	case string:
 		fmt.Fprintf(w, head, e.Header.MessageID, action)
 		fmt.Fprintf(w, `<g:%s xmlns:g="%s">%s</g:%[1]s>`, wrap, e.Header.ResourceURI,

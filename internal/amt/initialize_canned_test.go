@@ -364,7 +364,9 @@ func TestInitializeFails(t *testing.T) {
 		}), []error{ErrNoSpace}, "192512 of 196608 bytes are allocated, and it needs 8192 more", 0},
 		{"wear-out protection", blank().with(map[string]answer{"AddStorageEaclEntry": says(returns(StatusFlashWriteLimitExceeded))}),
 			[]error{StatusFlashWriteLimitExceeded}, "AddStorageEaclEntry: ", 1},
-		{"a fault with a number", healthy.with(map[string]answer{"GetGlobalStorageAttributes": says(fault("InternalError"))}),
+		{"a fault that says the number", healthy.with(map[string]answer{"EnumerateStorageEaclEntries": says(fault("InternalError: AMT-STATUS 2"))}),
+			[]error{ErrNotReady, StatusNotReady}, "InternalError: so it is (AMT-STATUS 2)", 0},
+		{"a fault that does not", healthy.with(map[string]answer{"GetGlobalStorageAttributes": says(fault("InternalError"))}),
 			[]error{}, "AMT_ThirdPartyDataStorageAdministrationService.GetGlobalStorageAttributes: the device answers HTTP 400, InternalError", 0},
 		{"no ReturnValue", healthy.with(map[string]answer{"EnumerateStorageEaclEntries": says("<Handles>1</Handles>")}),
 			[]error{wsman.ErrBadReply}, "EnumerateStorageEaclEntries: the reply is not what WS-Management allows: no ReturnValue", 0},
@@ -380,7 +382,7 @@ func TestInitializeFails(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := Initialize(t.Context(), test.device.client(t), DefaultEnterprise)
+			got, err := Initialize(t.Context(), test.device.client(t), DefaultEnterprise)
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -399,6 +401,11 @@ func TestInitializeFails(t *testing.T) {
 			}
 			if strings.ContainsAny(err.Error(), "\r\n\u202e") {
 				t.Errorf("%q is more than one plain line", err)
+			}
+			// What is lacking is told by this, where the non-partner area would have had to serve.
+			if want := strings.HasPrefix(test.name, "no entry") || test.name == "all entries taken by the limit" ||
+				strings.HasPrefix(test.name, "a small non-partner entry"); got.NonPartner != want {
+				t.Errorf("NonPartner is %v", got.NonPartner)
 			}
 			if got := changes(test.device.made()); len(got) != test.changes {
 				t.Errorf("changes %q, want %d", got, test.changes)
@@ -439,6 +446,12 @@ func TestDescribe(t *testing.T) {
 			"CIM_SoftwareIdentity":             says(httpStatus(403)),
 			"AMT_SetupAndConfigurationService": says("<ProvisioningMode>many</ProvisioningMode>"),
 		}), About{HostName: "pc1", ProvisioningState: -1, ProvisioningMode: -1}, true},
+		{"one reply that is none", healthy.with(map[string]answer{"AMT_GeneralSettings": says("<HostName>")}),
+			About{PlatformGUID: pc1.PlatformGUID, Version: pc1.Version, ProvisioningState: 2, ProvisioningMode: 1}, true},
+		{"no reply that is one", &canned{answers: map[string]answer{
+			"AMT_GeneralSettings": says("<HostName>"), "AMT_SetupAndConfigurationService": says("<HostName>"),
+			"CIM_ComputerSystemPackage": says("<HostName>"), "CIM_SoftwareIdentity": says("<HostName>"),
+		}}, unknown, false},
 		{"hostile text", healthy.with(map[string]answer{
 			"AMT_GeneralSettings":       says("<HostName>pc\u202e1&#10;x</HostName>"),
 			"CIM_ComputerSystemPackage": says("<PlatformGUID>; rm -rf</PlatformGUID>"),

@@ -267,7 +267,7 @@ type block struct {
 	size   uint32
 
 	raw      []byte // what was read: the block's first MaxFrame bytes
-	sequence uint64
+	sequence uint64 // 0 if not valid
 	record   hostid.Record
 	state    error // nil: valid; else hostid.ErrNotStored (blank), ErrCorrupt or ErrNewer is in it
 }
@@ -348,6 +348,7 @@ func (s *Store) load(ctx context.Context, b *block) (err error) {
 	}
 	b.sequence, b.record, b.state = hostid.DecodeFrame(b.raw)
 	if b.state != nil {
+		b.sequence = 0 // older than all that are valid
 		b.state = fmt.Errorf("block %q: %w", b.name(), b.state)
 	}
 	return nil
@@ -407,7 +408,7 @@ func (s *Store) write(ctx context.Context, b *block, data []byte) error {
 		if written == 0 && err == nil {
 			err = fmt.Errorf("WriteBlock: %w: success with nothing written", wsman.ErrBadReply)
 		}
-		if written == 0 || s.stale(err) {
+		if written == 0 {
 			return fmt.Errorf("block %q: %w", b.name(), err)
 		}
 		done += int(written)
@@ -540,7 +541,8 @@ func (s *Store) allocate(ctx context.Context, slot int) (*block, error) {
 	return b, nil
 }
 
-// turn is the block to write next: one that holds nothing valid, else the older one; never the only valid copy.
+// turn is the block to write next: the one that does not hold the best copy; where that lies elsewhere, the older, which
+// one that holds nothing valid is.
 func turn(slots [2]*block, best *block) *block {
 	a, b := slots[0], slots[1]
 	switch {
@@ -548,10 +550,6 @@ func turn(slots [2]*block, best *block) *block {
 		return b
 	case b == best:
 		return a
-	case !a.valid():
-		return a
-	case !b.valid():
-		return b
 	case b.sequence < a.sequence:
 		return b
 	}
