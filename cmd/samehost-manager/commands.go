@@ -214,7 +214,7 @@ func (h *hostArg) UnmarshalText(b []byte) error {
 
 type assetCmd struct {
 	HostID hostArg `arg:"" name:"hostid" help:"Any host ID of the asset, 32 hex digits."`
-	Lang   string  `enum:"en,ja" default:"en" help:"Language of the history: en or ja."`
+	Lang   string  `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the history: en or ja."`
 }
 
 func (c *assetCmd) Run(ctx context.Context, p *program) error {
@@ -247,7 +247,7 @@ func unknownHost(err error) error {
 
 type historyCmd struct {
 	HostID *hostArg `arg:"" optional:"" name:"hostid" help:"Only of the asset that has or had this host ID."`
-	Lang   string   `enum:"en,ja" default:"en" help:"Language of the sentences: en or ja."`
+	Lang   string   `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the sentences: en or ja."`
 }
 
 // told is an event with its sentence.
@@ -294,7 +294,7 @@ type conflictsCmd struct {
 }
 
 type conflictsListCmd struct {
-	Lang string `enum:"en,ja" default:"en" help:"Language of the sentences: en or ja."`
+	Lang string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the sentences: en or ja."`
 }
 
 func (c *conflictsListCmd) Run(ctx context.Context, p *program) error {

@@ -89,7 +89,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	parser, err := kong.New(&c,
 		kong.Name("samehost-manager"),
 		kong.Description(description),
-		kong.Vars{"config": config.DefaultPath("manager"), "version": "samehost-manager " + version, "listen": manager.DefaultListen},
+		kong.Vars{"config": config.DefaultPath("manager"), "version": "samehost-manager " + version, "listen": manager.DefaultListen, "lang": language()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 80}),
@@ -122,6 +122,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return exitDone
+}
+
+// language is the one that this system speaks, as LC_ALL, LC_MESSAGES or LANG say or Windows is set: "ja" or "en".
+func language() string {
+	for _, l := range []string{os.Getenv("LC_ALL"), os.Getenv("LC_MESSAGES"), os.Getenv("LANG"), systemLanguage()} {
+		if l = strings.ToLower(l); l != "" {
+			if strings.HasPrefix(l, "ja") {
+				return "ja"
+			}
+			return "en"
+		}
+	}
+	return "en"
 }
 
 // usageError is a command line that is wrong in a way that only the command sees.

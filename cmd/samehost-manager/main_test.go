@@ -38,6 +38,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Values["pcs"] = map[string]*pc{}
 			env.Setenv("TZ", "Asia/Tokyo")
+			env.Setenv("LC_ALL", "C.UTF-8")
 			address, err := freeAddress()
 			env.Setenv("ADDRESS", address)
 			return err

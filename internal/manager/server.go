@@ -27,6 +27,7 @@ const (
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 16 << 10
 	stopTimeout   = 10 * time.Second // what is under way may end; then connections are cut
+	trimEvery     = time.Hour
 )
 
 // Options say what to serve.
@@ -80,10 +81,19 @@ func Serve(ctx context.Context, o Options) error {
 	if o.Listening != nil {
 		o.Listening(l.Addr())
 	}
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
-	case <-ctx.Done():
+	trim := time.NewTicker(trimEvery)
+	defer trim.Stop()
+	for serving := true; serving; {
+		select {
+		case err := <-failed:
+			return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+		case <-ctx.Done():
+			serving = false
+		case <-trim.C:
+			if err := reg.Trim(ctx); err != nil && ctx.Err() == nil {
+				o.Log.Error("old reports could not be removed; tried again in an hour", "error", err)
+			}
+		}
 	}
 	o.Log.Info("stopping")
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)

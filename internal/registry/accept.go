@@ -30,15 +30,17 @@ func (r *Registry) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin
 	}
 	var reply checkin.Reply
 	err = r.write(ctx, func(t *transaction) error {
-		raw, err := t.storedReply(v.Digest)
-		if err != nil {
-			return err
-		}
-		if raw != "" {
+		var raw string
+		known, err := t.get(`SELECT reply FROM reports WHERE digest = $1`, []any{v.Digest.String()}, []any{&raw})
+		switch {
+		case err != nil:
+		case raw != "":
 			reply, err = checkin.VerifyReply(raw, r.audience, v.Digest)
-			return err
+		case known: // trimmed: it was accepted long ago, and that is all there is to say
+			reply, err = checkin.SignReply(t.reply(v), r.key)
+		default:
+			reply, err = t.accept(s, v)
 		}
-		reply, err = t.accept(s, v)
 		return err
 	})
 	if err != nil {
@@ -47,16 +49,15 @@ func (r *Registry) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin
 	return reply, nil
 }
 
-func (t *transaction) storedReply(d checkin.Digest) (raw string, err error) {
-	_, err = t.get(`SELECT reply FROM reports WHERE digest = $1`, []any{d.String()}, []any{&raw})
-	return raw, err
+func (t *transaction) reply(v checkin.VerifiedReport) checkin.Reply {
+	return checkin.Reply{
+		Report: v.Digest, Status: checkin.Accepted, HostID: v.Report.HostID, Interval: t.reg.interval, Time: t.now,
+	}
 }
 
 // accept decides about a report that is new.
 func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (checkin.Reply, error) {
-	reply := checkin.Reply{
-		Report: v.Digest, Status: checkin.Accepted, HostID: v.Report.HostID, Interval: t.reg.interval, Time: t.now,
-	}
+	reply := t.reply(v)
 	h, proven, err := t.admit(v)
 	if err != nil {
 		return reply, err
@@ -127,7 +128,7 @@ func (t *transaction) acceptProven(v checkin.VerifiedReport, h host, e epoch, p 
 	if err := t.span(v, e, p); err != nil {
 		return nil, err
 	}
-	if err := t.overlaps(p.branch, e, h.asset); err != nil {
+	if err := t.overlaps(p.branch, h.asset); err != nil {
 		return nil, err
 	}
 	return named, t.observe(v, h, e)
@@ -181,8 +182,8 @@ func (t *transaction) keeps(v checkin.VerifiedReport, e epoch, p placement, a *a
 	if err != nil {
 		return false, err
 	}
-	// A gap is evidence of nothing: within one epoch the branch that speaks goes on.
-	if keeper.epoch == e.id && p.branch.missing != "" {
+	// A gap is evidence of nothing: for all that is known both are one line, and the one that speaks goes on.
+	if keeper.epoch == e.id && (p.branch.missing != "" || keeper.missing != "") {
 		a.keeper, a.waiting = p.branch.id, 0
 		return true, nil
 	}

@@ -381,6 +381,25 @@ func TestChain(t *testing.T) {
 		}
 		expect(t, "conflicts", m.conflictKinds(), []string{"overlap"})
 	})
+	t.Run("live copy of a state that was trimmed", func(t *testing.T) {
+		t.Parallel()
+		m, p := setup(t)
+		image := p.clone()
+		p.checkIn()
+		m.pass(keepReport + time.Hour)
+		p.start()
+		p.checkIn()
+		p.checkIn()
+		must(t, m.Trim(t.Context()))
+		image.start()
+		for range 3 {
+			image.checkIn()
+			m.pass(time.Minute)
+			p.checkIn()
+			m.pass(time.Minute)
+		}
+		expect(t, "events", m.kinds(p.report.HostID), []string{"token-used", "enrolled", "gap", "conflict-overlap"})
+	})
 	t.Run("replaced ID lives on", func(t *testing.T) {
 		t.Parallel()
 		m, p := setup(t)
@@ -475,6 +494,47 @@ func TestChain(t *testing.T) {
 		expect(t, "conflicts", m.conflictKinds(), nil)
 		expect(t, "assets", m.assetCount(), 1)
 	})
+}
+
+func TestTrim(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p, quiet := newPC(m, "alpha"), newPC(m, "quiet")
+	quietReport := quiet.next()
+	quietReply := quiet.send(quietReport)
+	const reports = trimAtOnce + 20 // more than one transaction takes
+	first := p.next()
+	firstReply := p.send(first)
+	var last checkin.SignedReport
+	for range reports {
+		last = p.next()
+		p.send(last)
+	}
+	count := func(where string) (n int) {
+		t.Helper()
+		must(t, m.readers.QueryRow(`SELECT COUNT(*) FROM reports WHERE `+where).Scan(&n))
+		return n
+	}
+	m.pass(keepText)
+	must(t, m.Trim(t.Context()))
+	expect(t, "texts kept", count(`jws <> ''`), reports+2)
+	m.pass(time.Millisecond)
+	must(t, m.Trim(t.Context()))
+	expect(t, "texts kept", count(`jws <> ''`), 2)
+	expect(t, "reports", count(`TRUE`), reports+2)
+
+	again := p.send(first) // accepted already: a new reply, and nothing else
+	expect(t, "time of the new reply", again.Time, firstReply.Time.Add(keepText+time.Millisecond))
+	expect(t, "reports", count(`TRUE`), reports+2)
+	expect(t, "reply of a tip", quiet.send(quietReport), quietReply)
+
+	m.pass(keepReport)
+	must(t, m.Trim(t.Context()))
+	expect(t, "reports", count(`TRUE`), 2)
+	p.start()
+	p.checkIn() // the line goes on
+	expect(t, "branches", m.asset(p.report.HostID).Hosts[0].Branches, 1)
+	expect(t, "events", m.kinds(p.report.HostID), []string{"token-used", "enrolled"})
 }
 
 func TestObservations(t *testing.T) {

@@ -62,7 +62,7 @@ func (t *transaction) span(v checkin.VerifiedReport, e epoch, p placement) error
 }
 
 const intervalColumns = `SELECT i.id, i.epoch_id, i.branch_id, e.host_id, e.epoch, i.run, i.began, i.last
-	FROM intervals i JOIN epochs e ON e.id = i.epoch_id JOIN branches b ON b.id = i.branch_id `
+	FROM intervals i JOIN epochs e ON e.id = i.epoch_id `
 
 func scanInterval(scan func(...any) error) (i interval, err error) {
 	var began, last int64
@@ -72,18 +72,17 @@ func scanInterval(scan func(...any) error) (i interval, err error) {
 }
 
 // overlaps opens a conflict for each branch or epoch of the asset that was alive at the same time as this one for
-// longer than the slack: two systems with one identity. A branch with a gap before it says nothing against its
-// own epoch, since it may be the same line.
-func (t *transaction) overlaps(b branch, e epoch, assetID int64) error {
+// longer than the slack: two systems with one identity. That one of them has a gap before it does not matter: the
+// reports of one line never lie side by side, in whatever order they arrive, because of the cut in span.
+func (t *transaction) overlaps(b branch, assetID int64) error {
 	mine, err := collect(t, scanInterval, intervalColumns+`WHERE i.branch_id = $1 ORDER BY i.last DESC, i.id DESC LIMIT 1`, b.id)
 	if err != nil || len(mine) == 0 {
 		return err
 	}
 	m := mine[0]
 	others, err := collect(t, scanInterval, intervalColumns+`JOIN hosts h ON h.host_id = e.host_id
-		WHERE h.asset_id = $1 AND e.proven AND i.branch_id <> $2 AND i.last > $3 AND i.began < $4
-		AND (i.epoch_id <> $5 OR (b.missing IS NULL AND $6)) ORDER BY i.id`,
-		assetID, b.id, millis(m.began.Add(slack)), millis(m.last.Add(-slack)), e.id, b.missing == "")
+		WHERE h.asset_id = $1 AND e.proven AND i.branch_id <> $2 AND i.last > $3 AND i.began < $4 ORDER BY i.id`,
+		assetID, b.id, millis(m.began.Add(slack)), millis(m.last.Add(-slack)))
 	if err != nil {
 		return err
 	}

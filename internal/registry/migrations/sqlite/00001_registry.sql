@@ -69,6 +69,8 @@ CREATE TABLE branches (
 CREATE INDEX branches_epoch ON branches (epoch_id);
 CREATE INDEX branches_missing ON branches (epoch_id, missing);
 
+-- What was accepted. jws and reply are emptied, and later the rows deleted, when they have become old; never those
+-- of a branch's tip.
 CREATE TABLE reports (
     digest    TEXT   PRIMARY KEY,
     epoch_id  BIGINT NOT NULL REFERENCES epochs (id),
@@ -83,6 +85,8 @@ CREATE TABLE reports (
 );
 CREATE INDEX reports_previous ON reports (epoch_id, previous);
 CREATE INDEX reports_received ON reports (epoch_id, received);
+CREATE INDEX reports_age ON reports (received);
+CREATE INDEX reports_text ON reports (received) WHERE jws <> '';
 CREATE INDEX reports_branch ON reports (branch_id);
 
 -- A run's interval: began is origin (receipt minus age) cut at the latest report of another run or branch of the
