@@ -140,7 +140,7 @@ func (c *Client) connect(ctx context.Context, deadline time.Time) (*conn, error)
 	c.mu.Lock()
 	closes := c.closes
 	c.mu.Unlock()
-	if c.conn != nil && (c.conn.closes != closes || c.conn.r != c.conn.w || readable(c.conn.raw)) {
+	if c.conn != nil && (c.conn.closes != closes || readable(c.conn.raw)) {
 		c.drop()
 	}
 	if c.conn != nil {

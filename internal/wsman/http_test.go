@@ -393,6 +393,7 @@ func TestCancel(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithCancel(testContext(t))
+			begin := time.Now()
 			d := newDevice(t, func(r request) answer {
 				if r.n > 0 {
 					return okGet(r)
@@ -403,6 +404,9 @@ func TestCancel(t *testing.T) {
 			c := newTestClient(t, Endpoint{URL: d.url()})
 			if _, err := c.Get(ctx, generalSettings); !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v", err)
+			}
+			if took := time.Since(begin); took > 10*time.Second { // the deadline is at 20
+				t.Errorf("not before %v", took)
 			}
 			if _, err := c.Get(ctx, generalSettings); !errors.Is(err, context.Canceled) {
 				t.Errorf("with a context that has ended: %v", err)
