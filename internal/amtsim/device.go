@@ -884,7 +884,13 @@ func (d *Device) accept(ln *net.TCPListener, s side, withTLS bool, done chan str
 		c, err := ln.AcceptTCP()
 		switch {
 		case err == nil:
-			d.work.Go(func() { d.serve(c, s, withTLS) })
+			// Noted before the next is accepted: once this goroutine has ended, resetConnections finds them all.
+			if h := d.newConnection(c, s, withTLS); d.enter(h) {
+				d.work.Go(h.serve)
+			} else {
+				c.SetLinger(0)
+				c.Close()
+			}
 		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		default: // no file descriptor free, or a connection that is gone already

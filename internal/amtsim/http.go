@@ -263,22 +263,22 @@ func (h *connection) readBody(r *request) error {
 	return errHead
 }
 
-// serve answers the requests of one connection until it ends.
-func (d *Device) serve(raw *net.TCPConn, from side, withTLS bool) {
+// newConnection takes buffers for an accepted connection.
+func (d *Device) newConnection(raw *net.TCPConn, from side, withTLS bool) *connection {
 	h := buffers.Get().(*connection)
 	h.d, h.raw, h.c, h.from, h.hung = d, raw, raw, from, false
 	h.buf, h.at = h.buf[:0], 0
 	if withTLS {
 		h.c = tls.Server(raw, d.tlsConfig())
 	}
-	if !d.enter(h) {
-		raw.SetLinger(0)
-		raw.Close()
-		return
-	}
+	return h
+}
+
+// serve answers the requests of one connection until it ends.
+func (h *connection) serve() {
 	for h.serveOne() {
 	}
-	d.leave(h)
+	h.d.leave(h)
 	h.c.Close()
 	if cap(h.buf)+cap(h.body)+cap(h.xml)+cap(h.out) < 64<<10 {
 		h.d, h.c, h.raw = nil, nil, nil
