@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -52,6 +53,45 @@ func (b built) Run() int {
 	return b.m.Run()
 }
 
+// What is found the second time must be what was counted the first time.
+func TestFileThatChangesUnderneath(t *testing.T) {
+	t.Parallel()
+	const two = "127.0.0.1 A TYPE=client\n127.0.0.1 B TYPE=client\n"
+	for _, test := range []struct {
+		now    string
+		yields int
+		ok     bool
+	}{
+		{two, 2, true},
+		{two + "127.0.0.1 C TYPE=client\n", 2, false},
+		{two[:len(two)/2], 1, false},
+		{two[:len(two)/2] + "what is this", 1, false},
+	} {
+		file := filepath.Join(t.TempDir(), "NETM.NDD")
+		if err := os.WriteFile(file, []byte(two), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, p := openTargets(arguments{file: file})
+		if p != nil || l.count != 2 {
+			t.Fatalf("%+v, %v", l, p)
+		}
+		defer l.close()
+		if err := os.WriteFile(file, []byte(test.now), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for range l.until(new(atomic.Bool)) {
+			n++
+		}
+		if n != test.yields || (l.err == nil) != test.ok {
+			t.Errorf("%q: %d targets, %+v", test.now, n, l.err)
+		}
+		if l.err != nil && l.err.exit != exitOther {
+			t.Errorf("%q: exit code %d", test.now, l.err.exit)
+		}
+	}
+}
+
 // Each script has a second octet of its own in 127.0.0.0/8, from 40 to 48: port 16992 can then be probed without
 // meeting the devices of another.
 func TestScripts(t *testing.T) {
@@ -78,6 +118,7 @@ func TestScripts(t *testing.T) {
 			"webserver":   webserverCommand,
 			"exits":       exitsCommand,
 			"interrupt":   interruptCommand,
+			"nobodyreads": nobodyReadsCommand,
 			"lines":       linesCommand,
 			"refusals":    refusalsCommand,
 			"certificate": certificateCommand,
@@ -155,14 +196,11 @@ func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 // interruptCommand runs dcmamtin, sends it SIGINT once its output has a text, and wants an exit code within ten
 // seconds: interrupt CODE TEXT ARG...
 func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
-	exe, err := os.Executable()
+	path, err := lookPath(ts.Getenv("PATH"), "dcmamtin")
 	ts.Check(err)
-	c := exec.Command(exe, args[2:]...)
-	c.Args[0] = "dcmamtin"
+	c := exec.Command(path, args[2:]...)
 	c.Dir = ts.MkAbs(".")
 	c.Env = append(os.Environ(), "LANG=C", "AMT_PASSWORD="+ts.Getenv("AMT_PASSWORD"), "PATH="+ts.Getenv("PATH"))
-	c.Path, err = lookPath(ts.Getenv("PATH"), "dcmamtin")
-	ts.Check(err)
 	var stderr strings.Builder
 	c.Stderr = &stderr
 	out, err := c.StdoutPipe()
@@ -186,6 +224,28 @@ func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if !strings.Contains(stderr.String(), "targets are not done") {
 		ts.Fatalf("standard error does not say what is not done")
+	}
+}
+
+// nobodyReadsCommand runs dcmamtin with a standard output that nobody reads any more, and wants an exit code: nobodyreads
+// CODE ARG...
+func nobodyReadsCommand(ts *testscript.TestScript, neg bool, args []string) {
+	path, err := lookPath(ts.Getenv("PATH"), "dcmamtin")
+	ts.Check(err)
+	r, w, err := os.Pipe()
+	ts.Check(err)
+	r.Close()
+	c := exec.Command(path, args[1:]...)
+	c.Dir = ts.MkAbs(".")
+	c.Env = append(os.Environ(), "LANG=C", "AMT_PASSWORD="+ts.Getenv("AMT_PASSWORD"), "PATH="+ts.Getenv("PATH"))
+	c.Stdout = w
+	var stderr strings.Builder
+	c.Stderr = &stderr
+	c.Run()
+	w.Close()
+	ts.Logf("[stderr]\n%s", stderr.String())
+	if got := fmt.Sprint(c.ProcessState.ExitCode()); got != args[0] || !strings.Contains(stderr.String(), "standard output cannot be written") {
+		ts.Fatalf("exit code %s, want %s and a line that says why", got, args[0])
 	}
 }
 

@@ -530,7 +530,7 @@ func (g *guard) leave(held bool, code Code) {
 			close(g.open)
 		}
 	case code == LogOnRefused && held:
-		if g.refused++; g.refused == guardPlaces && !g.opened {
+		if g.refused++; g.refused == guardPlaces { // so none of the five was let in
 			close(g.stop)
 		}
 		return

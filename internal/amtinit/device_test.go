@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"samehost/internal/amt"
 	"samehost/internal/amtsim"
 	"samehost/internal/wsman"
@@ -201,7 +203,24 @@ func TestGuardOverDevices(t *testing.T) {
 		t.Errorf("%d devices saw a failed log-on, want 5", hit)
 	}
 
-	o.Password = amtsim.DefaultPassword
+	// Once it has stopped, the rest is not even connected to.
+	connections := func() (n []uint64) {
+		for _, d := range f.Devices {
+			n = append(n, d.Snapshot().Connections)
+		}
+		return n
+	}
+	before := connections()
+	o.Parallel = 1
+	sum, err = Run(t.Context(), o, all, func(Outcome) {})
+	if err != nil || sum.Reasons[LogOnRefused] != 5 || sum.NotTried != 12 {
+		t.Errorf("one at a time: %+v, %v", sum, err)
+	}
+	if diff := cmp.Diff(before[8:], connections()[8:]); diff != "" {
+		t.Errorf("connections to the devices after the fifth refusal (-before +after):\n%s", diff)
+	}
+
+	o.Password, o.Parallel = amtsim.DefaultPassword, 0
 	sum, err = Run(t.Context(), o, all, func(Outcome) {})
 	if err != nil || sum.OK != 17 || sum.Reasons[NothingAnswers] != 3 {
 		t.Errorf("with the right password: %+v, %v", sum, err)
