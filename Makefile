@@ -24,8 +24,8 @@ test: ## everything: checks, unit, race, interop, end to end
 check: ## formatting, vet and static analysis alone
 	@test/check
 
-bench: ## the benchmarks, as a table with ratios
-	@go run ./test/bench
+bench: build ## the benchmarks, as a table with ratios
+	@go run ./test/bench -bin bin
 
 clean:
 	rm -rf bin dist .build
