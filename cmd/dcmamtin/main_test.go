@@ -193,7 +193,7 @@ func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// interruptCommand runs dcmamtin, sends it SIGINT once its output has a text, and wants an exit code within ten
+// interruptCommand runs dcmamtin, sends it SIGINT once its output has a text, and wants an exit code within thirty
 // seconds: interrupt CODE TEXT ARG...
 func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
 	path, err := lookPath(ts.Getenv("PATH"), "dcmamtin")
@@ -206,7 +206,7 @@ func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
 	out, err := c.StdoutPipe()
 	ts.Check(err)
 	ts.Check(c.Start())
-	kill := time.AfterFunc(10*time.Second, func() { c.Process.Kill() })
+	kill := time.AfterFunc(30*time.Second, func() { c.Process.Kill() })
 	defer kill.Stop()
 	sent := false
 	var stdout strings.Builder

@@ -121,7 +121,7 @@ func TestReasonsOfDevices(t *testing.T) {
 		{name: "FPACL full, the non-partner area serves", device: amtsim.Options{Faults: amtsim.Faults{FullFPACL: true}}},
 		{name: "FPACL full, the non-partner area is small", device: amtsim.Options{Faults: amtsim.Faults{FullFPACL: true}}, limits: "MaxNonPartnerTotalAllocationSize", want: AllocationFull, step: Initialize},
 		{name: "busy", device: amtsim.Options{Faults: amtsim.Faults{Busy: true}}, want: Busy, step: Initialize, status: amt.StatusNotReady},
-		{name: "hangs", device: amtsim.Options{Faults: amtsim.Faults{HangAfterCalls: &none}}, change: func(o *Options) { o.Timeout = 300 * time.Millisecond }, want: TimedOut, step: Initialize},
+		{name: "hangs", device: amtsim.Options{Faults: amtsim.Faults{HangAfterCalls: &none}}, change: func(o *Options) { o.Timeout = time.Second }, want: TimedOut, step: Initialize},
 		{name: "every reply is cut", device: amtsim.Options{Faults: amtsim.Faults{CutReplyAfter: &none}}, want: ConnectionBroken, step: Initialize},
 		{name: "one restart", device: amtsim.Options{Faults: amtsim.Faults{RestartAfterCalls: &some}}},
 		{name: "one restart while it writes", device: amtsim.Options{Faults: amtsim.Faults{RestartInCall: "AddStorageEaclEntry"}}},
