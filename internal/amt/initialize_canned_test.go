@@ -257,6 +257,9 @@ func TestInitializeAgainstOddLists(t *testing.T) {
 		{"global attributes in another form", healthy.with(map[string]answer{
 			"GetGlobalStorageAttributes": says("<TotalStorage>196608</TotalStorage>" + returns(0)),
 		}), Result{Registered: true}, nil},
+		{"all storage is allocated, ours with it", healthy.with(map[string]answer{
+			"GetGlobalStorageAttributes": says(globals(196608, 196608, 147456, 147456, 49152, 24, 4, 8192)),
+		}), Result{Registered: true}, nil},
 		{"handles that vanish are told otherwise", healthy.with(map[string]answer{
 			"AdminGetApplicationAttributes": vanished,
 		}), Result{}, nil},

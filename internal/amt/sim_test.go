@@ -189,6 +189,32 @@ func TestInitializeASimulatedDevice(t *testing.T) {
 	}
 }
 
+func TestAnExistingEnterpriseIsUsed(t *testing.T) {
+	t.Parallel()
+	d := sim(t, amtsim.Options{})
+	c := network(t, d)
+	for _, name := range []string{"Virtualization", "B", "C", "D"} { // all four places, one of them to be shared
+		if _, err := c.Invoke(t.Context(), amtSchema+adminClass, "AddStorageEaclEntry", wsman.Param{Name: "EnterpriseName", Value: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Initialize(t.Context(), c, DefaultEnterprise); !errors.Is(err, ErrEACLFull) {
+		t.Errorf("with all places taken: %v", err)
+	}
+	if n := len(d.Snapshot().Entries); n != 0 {
+		t.Errorf("a device that cannot serve was changed: %d allocation entries", n)
+	}
+	r, err := Initialize(t.Context(), c, "Virtualization")
+	if err != nil || r.EnterpriseAdded || !r.AllocationAdded || len(r.Enterprises) != 4 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	s := NewStore(local(t, d), "Virtualization")
+	save(t, s, record(1))
+	wantLoad(t, s, record(1))
+	_, err = localStore(t, d).Load(t.Context())
+	wantOnly(t, err, hostid.ErrNotInitialized) // the name must be the same on both sides
+}
+
 func TestManyInitializeAtOnce(t *testing.T) {
 	t.Parallel()
 	d := sim(t, amtsim.Options{})
@@ -790,14 +816,17 @@ func TestSaveWhenTheFirmwareHangs(t *testing.T) {
 	t.Parallel()
 	d := initialized(t)
 	save(t, localStore(t, d), record(0))
-	last := 0
+	last, hung := 0, 0
 	for n := range 14 {
 		setFaults(t, d, amtsim.Faults{HangAfterCalls: &n})
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		err := localStore(t, d).Save(ctx, record(n+1))
 		cancel()
-		if err != nil && !errors.Is(err, hostid.ErrUnavailable) {
-			t.Errorf("hang after %d: %v", n, err)
+		if err != nil {
+			hung++
+			if !errors.Is(err, hostid.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("hang after %d: %v", n, err)
+			}
 		}
 		setFaults(t, d, amtsim.Faults{})
 		got, loadErr := localStore(t, d).Load(t.Context())
@@ -807,5 +836,8 @@ func TestSaveWhenTheFirmwareHangs(t *testing.T) {
 		if got.Equal(record(n + 1)) {
 			last = n + 1
 		}
+	}
+	if hung < 6 {
+		t.Errorf("only %d of the Saves met a device that hangs", hung)
 	}
 }

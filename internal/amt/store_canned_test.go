@@ -478,6 +478,33 @@ func partial(most int, s Status) answer {
 	}
 }
 
+func TestAnotherApplicationHandleStartsOver(t *testing.T) {
+	t.Parallel()
+	// In the middle of Load the application is removed, and registering makes another one: the block handles that are
+	// known by then may be anybody's.
+	device := flash(&flashBlock{blockNames[0], BlockSize, frame(t, 1, record(1))})
+	real := device.answers["GetBlockAttributes"]
+	device.answers["GetBlockAttributes"] = func(n int, in []wsman.Param) any {
+		if n == 0 {
+			return returns(StatusApplicationNotRegistered)
+		}
+		return real(n, in)
+	}
+	device.answers["GetCurrentApplicationHandle"] = func(n int, _ []wsman.Param) any {
+		return fmt.Sprintf("<ApplicationHandle>%d</ApplicationHandle>", 77+n) + returns(0)
+	}
+	wantLoad(t, device.store(t), record(1))
+	var lists []string
+	for _, call := range device.made() {
+		if _, args, ok := strings.Cut(call, ".GetAllocatedBlocks("); ok {
+			lists = append(lists, args)
+		}
+	}
+	if len(lists) != 2 || !strings.HasSuffix(lists[0], "=77)") || strings.HasSuffix(lists[1], "=77)") {
+		t.Errorf("GetAllocatedBlocks of %q", lists)
+	}
+}
+
 func TestSaveWithoutRoomWritesNothing(t *testing.T) {
 	t.Parallel()
 	for _, status := range []Status{StatusNotEnoughStorage, StatusMaxLimitReached} {
@@ -612,6 +639,11 @@ func TestRemoveBlanksBeforeItDeallocates(t *testing.T) {
 	}
 	if string(blocks[1].data) != "x" {
 		t.Error("the block of another name was written to")
+	}
+	before := len(device.made())
+	s.Load(t.Context())
+	if next := device.made()[before]; !strings.Contains(next, "RegisterApplication(") {
+		t.Errorf("after Remove the next call is %s: the session is gone", next)
 	}
 
 	device = flash(&flashBlock{blockNames[0], BlockSize, frame(t, 1, record(1))})
