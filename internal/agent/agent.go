@@ -76,8 +76,9 @@ type Outcome struct {
 }
 
 const (
-	storeTimeout = time.Minute // one Load or Save; flash takes seconds, and firmware may be busy
-	sendTimeout  = time.Minute // one report and its reply
+	storeTimeout = time.Minute     // one Load or Save; flash takes seconds, and firmware may be busy
+	sendTimeout  = time.Minute     // one report and its reply
+	closeTimeout = 5 * time.Second // of a store; also what a stopping service may wait for it
 )
 
 // Agent works in one data folder. Its methods may be called from several goroutines; check-ins follow one another.
@@ -252,7 +253,7 @@ func (a *Agent) establish(ctx context.Context, facts hardware.Facts) (hostid.Out
 	defer func() {
 		for _, s := range a.o.Stores {
 			if c, ok := s.Store.(interface{ Close(context.Context) error }); ok {
-				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 				if err := c.Close(ctx); err != nil {
 					a.o.Log.Debug("close store", "store", s.Name, "error", err)
 				}
