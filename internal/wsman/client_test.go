@@ -405,9 +405,6 @@ func TestEnumerate(t *testing.T) {
 			"<g:Items></g:Items>" + end,
 		}, []string{"a", "b"}, []string{"5C00&amp;0", "9400", "9400"}, nil},
 		{"without end", []string{"<g:Items>" + item("a") + "</g:Items>"}, nil, nil, ErrTooLarge},
-		{"without end or items", []string{"<g:Items></g:Items>"}, nil, nil, ErrTooLarge},
-		{"without end, large", []string{"<g:Items>" + item(strings.Repeat("x", 3000)) + "</g:Items>"}, nil, nil, ErrTooLarge},
-		{"not a page", []string{"</g:PullResponse><g:PullResponse>"}, nil, nil, ErrTooLarge},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -444,6 +441,26 @@ func TestEnumerate(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestEnumerateEnds: what bounds a sequence without end: its pages if they are small, else their bytes.
+func TestEnumerateEnds(t *testing.T) {
+	t.Parallel()
+	large := "<g:Items>" + item(strings.Repeat("x", 3000)) + "</g:Items>"
+	for _, test := range []struct {
+		page              string
+		maxReply          int64
+		fewest, mostPulls int
+	}{
+		{"<g:Items></g:Items>", 0, maxPulls, maxPulls},
+		{large, 5000, maxReplies, 2 * maxReplies},
+	} {
+		d := newDevice(t, enumeration(test.page))
+		_, err := newTestClient(t, Endpoint{URL: d.url(), MaxReply: test.maxReply}).Enumerate(testContext(t), generalSettings)
+		if _, requests := d.seen(); !errors.Is(err, ErrTooLarge) || len(requests)-1 < test.fewest || len(requests)-1 > test.mostPulls {
+			t.Errorf("%d Pulls, %v; want %d to %d", len(requests)-1, err, test.fewest, test.mostPulls)
+		}
 	}
 }
 
