@@ -100,7 +100,8 @@ type Client struct {
 	turn chan struct{} // holds one value while no call is under way; it guards all that follows
 
 	conn     *conn
-	dials    int // connections made so far
+	dials    int  // connections made so far
+	answered bool // the device has answered as the endpoint expects, so it is not the other protocol that it wants
 	auth     digest
 	lastID   uint64
 	body     []byte // the envelope to send

@@ -98,7 +98,7 @@ func (c *Client) send(ctx context.Context, deadline time.Time, repeatable bool) 
 		reused := k.served
 		r, sent, err := c.exchange(ctx, k, deadline)
 		if err == nil {
-			k.served = true
+			k.served, c.answered = true, true
 			if r.closes {
 				c.drop()
 			}
@@ -111,7 +111,7 @@ func (c *Client) send(ctx context.Context, deadline time.Time, repeatable bool) 
 		if reused && !k.received && (repeatable || sent == 0) {
 			continue
 		}
-		if !reused && !k.received && k.plain {
+		if !c.answered && !k.received && k.plain {
 			probing, cancel := context.WithDeadline(ctx, deadline)
 			secure := c.probe(probing, speaksTLS)
 			cancel()
@@ -208,7 +208,7 @@ func (c *Client) tlsError(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Errorf("%w: %w", ErrCert, e.Err)
 	}
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "read" && !op.Timeout() || errors.Is(err, io.EOF) {
+	if op, ok := errors.AsType[*net.OpError](err); !c.answered && (ok && op.Op == "read" && !op.Timeout() || errors.Is(err, io.EOF)) {
 		if c.probe(ctx, speaksHTTP) {
 			return ErrNotTLS
 		}

@@ -658,3 +658,26 @@ func (w writeLog) Write(b []byte) (int, error) {
 	*w.writes = append(*w.writes, bytes.Clone(b))
 	return w.Conn.Write(b)
 }
+
+// TestNoProbeOfAKnownDevice: a device that has answered in HTTP and later hangs up is not asked whether it wants TLS.
+func TestNoProbeOfAKnownDevice(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t, func(r request) answer {
+		if r.n == 0 {
+			a := okGet(r)
+			a.close = true
+			return a
+		}
+		return answer{close: true}
+	})
+	c := newTestClient(t, Endpoint{URL: d.url()})
+	if _, err := c.Get(testContext(t), generalSettings); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Invoke(testContext(t), storage, "GetMTU"); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("got %v", err)
+	}
+	if conns, _ := d.seen(); conns != 2 {
+		t.Errorf("%d connections, want 2: one for each call", conns)
+	}
+}
