@@ -35,25 +35,60 @@ func (p *program) print(object any, lines ...string) error {
 	return json.NewEncoder(p.stdout).Encode(object)
 }
 
+const (
+	// busyWait is how long a command waits for the data folder: another command works there, or the service is
+	// just starting and cannot be asked yet.
+	busyWait = 20 * time.Second
+	busyLook = 100 * time.Millisecond
+
+	// patience is how long a command may take before it says what it is waiting for.
+	patience = 5 * time.Second
+)
+
 // checkIn has one check-in made: by the service if one works in the data folder, else by this process.
 func (p *program) checkIn(ctx context.Context, cfg config.Client) (agent.Outcome, error) {
 	o, err := p.options(cfg, p.logger(slog.LevelError))
 	if err != nil {
 		return agent.Outcome{}, err
 	}
-	a, err := agent.Open(o)
-	if errors.Is(err, hostid.ErrLocked) {
-		out, askErr := agent.RequestCheckIn(ctx, cfg.DataDir)
-		if errors.Is(askErr, agent.ErrNoService) { // a command like this one holds the lock, or the service is just starting
-			return out, fmt.Errorf("%w (%w)", err, askErr)
-		}
-		return out, askErr
-	}
-	if err != nil {
-		return agent.Outcome{}, err
+	hint := time.AfterFunc(patience, func() {
+		p.say(fmt.Sprintf("still working: memory on the board may not answer yet (waiting for it at most restore_wait, %s), or the network is slow", cfg.RestoreWait))
+	})
+	defer hint.Stop()
+	var out agent.Outcome
+	a, err := openWhenFree(ctx, o, func() (bool, error) {
+		var err error
+		out, err = agent.RequestCheckIn(ctx, cfg.DataDir)
+		return !errors.Is(err, agent.ErrNoService), err
+	})
+	if err != nil || a == nil {
+		return out, err
 	}
 	defer a.Close()
 	return a.CheckIn(ctx)
+}
+
+// openWhenFree waits a while for the data folder. Each time that it is not free, inUse is asked whether to go on
+// waiting; if not, there is no Agent, and the error is inUse's.
+func openWhenFree(ctx context.Context, o agent.Options, inUse func() (enough bool, err error)) (*agent.Agent, error) {
+	for deadline := time.Now().Add(busyWait); ; {
+		a, err := agent.Open(o)
+		if !errors.Is(err, hostid.ErrLocked) {
+			return a, err
+		}
+		enough, why := inUse()
+		switch {
+		case enough:
+			return nil, why
+		case time.Now().After(deadline):
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(busyLook):
+		}
+	}
 }
 
 type installCmd struct {
@@ -121,6 +156,9 @@ func tokenIsThere(ctx context.Context, cfg config.Client) error {
 
 type runCmd struct{}
 
+// errServing says that the service runs already.
+var errServing = errors.New("the service runs already in this data folder: stop it first, or use samehost-client checkin")
+
 // Run is the service. Also what is wrong with the configuration is said from inside it, so that Windows hears of it
 // as the service's failure and not as silence.
 func (*runCmd) Run(ctx context.Context, p *program) error {
@@ -134,7 +172,9 @@ func (*runCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return err
 		}
-		a, err := agent.Open(o)
+		a, err := openWhenFree(ctx, o, func() (bool, error) {
+			return agent.Serving(ctx, cfg.DataDir), errServing
+		})
 		if err != nil {
 			return err
 		}

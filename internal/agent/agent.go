@@ -238,11 +238,15 @@ func memoryOf(est hostid.Outcome) []hostid.StoreState {
 }
 
 func (a *Agent) establish(ctx context.Context, facts hardware.Facts) (hostid.Outcome, error) {
+	wait := a.o.RestoreWait
+	if wait == 0 {
+		wait = -1
+	}
 	keeper := hostid.Keeper{
 		File:            hostid.NewFile(a.o.DataDir),
 		Evidence:        facts.Evidence(),
-		Expected:        facts.SMBIOSAMT && a.o.RestoreWait > 0,
-		RestoreWait:     a.o.RestoreWait,
+		Expected:        facts.SMBIOSAMT,
+		RestoreWait:     wait,
 		BeforeOverwrite: a.beforeOverwrite,
 		Log:             a.o.Log,
 	}

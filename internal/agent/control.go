@@ -40,9 +40,16 @@ type controlFile struct {
 	Secret  string `json:"secret"` // 64 hex digits
 }
 
-// controlMessage is a question, of a nonce alone, or its answer.
+// The questions.
+const (
+	askCheckIn = "checkin"
+	askServing = "serving" // are you there?
+)
+
+// controlMessage is a question, or its answer.
 type controlMessage struct {
 	Nonce   string   `json:"nonce"`
+	Ask     string   `json:"ask"`
 	Outcome *Outcome `json:"outcome,omitempty"`
 	Error   string   `json:"error,omitempty"`
 	MAC     []byte   `json:"mac"`
@@ -122,12 +129,18 @@ func answer(ctx context.Context, conn net.Conn, secret []byte, checkIn func(cont
 		conn.Read(make([]byte, 1))
 		cancel()
 	}()
-	reply := controlMessage{Nonce: ask.Nonce}
-	outcome, err := checkIn(ctx)
-	if err != nil {
-		reply.Error = err.Error()
-	} else {
-		reply.Outcome = &outcome
+	reply := controlMessage{Nonce: ask.Nonce, Ask: ask.Ask}
+	switch ask.Ask {
+	case askCheckIn:
+		outcome, err := checkIn(ctx)
+		if err != nil {
+			reply.Error = err.Error()
+		} else {
+			reply.Outcome = &outcome
+		}
+	case askServing:
+	default:
+		reply.Error = "the running service is of another version: restart it"
 	}
 	reply.MAC = reply.sum("answer", secret)
 	json.NewEncoder(conn).Encode(reply)
@@ -136,6 +149,16 @@ func answer(ctx context.Context, conn net.Conn, secret []byte, checkIn func(cont
 // RequestCheckIn has the service that works in a data folder check in now, and returns what came of it. It fails
 // with ErrNoService where none can be asked; any other error is the service's own.
 func RequestCheckIn(ctx context.Context, folder string) (Outcome, error) {
+	return request(ctx, folder, askCheckIn)
+}
+
+// Serving reports whether a running service works in a data folder, and not just a command.
+func Serving(ctx context.Context, folder string) bool {
+	_, err := request(ctx, folder, askServing)
+	return err == nil
+}
+
+func request(ctx context.Context, folder, question string) (Outcome, error) {
 	b, err := readBounded(filepath.Join(folder, controlName), controlBound)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("%w: %w", ErrNoService, err)
@@ -157,7 +180,7 @@ func RequestCheckIn(ctx context.Context, folder string) (Outcome, error) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	conn.SetDeadline(time.Now().Add(controlAnswer))
-	ask := controlMessage{Nonce: rand.Text()}
+	ask := controlMessage{Nonce: rand.Text(), Ask: question}
 	ask.MAC = ask.sum("ask", secret)
 	var reply controlMessage
 	err = json.NewEncoder(conn).Encode(ask)
@@ -171,8 +194,10 @@ func RequestCheckIn(ctx context.Context, folder string) (Outcome, error) {
 		return Outcome{}, fmt.Errorf("%w: %w", ErrNoService, err)
 	case reply.Nonce != ask.Nonce || !hmac.Equal(reply.MAC, reply.sum("answer", secret)):
 		return Outcome{}, fmt.Errorf("%w: something else answers at %s", ErrNoService, at.Address)
-	case reply.Outcome == nil:
+	case reply.Error != "":
 		return Outcome{}, errors.New(reply.Error)
+	case reply.Outcome != nil:
+		return *reply.Outcome, nil
 	}
-	return *reply.Outcome, nil
+	return Outcome{}, nil
 }

@@ -96,8 +96,17 @@ func TestServiceIsAskedToCheckIn(t *testing.T) {
 	if _, err := RequestCheckIn(t.Context(), pc.dir); !errors.Is(err, ErrNoService) {
 		t.Errorf("without a service: %v, want ErrNoService", err)
 	}
+	if Serving(t.Context(), pc.dir) {
+		t.Error("serving without a service")
+	}
 	stop := pc.serve(t)
 	m.receive(t)
+	if !Serving(t.Context(), pc.dir) {
+		t.Error("not serving with a service")
+	}
+	if _, err := request(t.Context(), pc.dir, "dance"); err == nil || errors.Is(err, ErrNoService) {
+		t.Errorf("an unknown question: %v, want the service's own error", err)
+	}
 	out, err := RequestCheckIn(t.Context(), pc.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -134,11 +143,11 @@ func TestServiceAnswersNobodyElse(t *testing.T) {
 	if err := json.Unmarshal(b, &at); err != nil {
 		t.Fatal(err)
 	}
-	guess := controlMessage{Nonce: "n"}
+	guess := controlMessage{Nonce: "n", Ask: askCheckIn}
 	guess.MAC = guess.sum("ask", make([]byte, 32))
 	wrong, _ := json.Marshal(guess)
 	for name, question := range map[string]string{
-		"no secret":    `{"nonce":"n","mac":""}`,
+		"no secret":    `{"nonce":"n","ask":"checkin","mac":""}`,
 		"wrong secret": string(wrong),
 		"no question":  "GET / HTTP/1.1\r\n\r\n",
 	} {
