@@ -1,6 +1,7 @@
 package checkin
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -52,10 +53,10 @@ func (t *Token) UnmarshalText(b []byte) error { return unhex(t[:], b, "epoch or 
 
 func unhex(dst, src []byte, what string) error {
 	if len(src) != 2*len(dst) {
-		return fmt.Errorf("%s: want %d hex digits, not %d characters", what, 2*len(dst), len(src))
+		return fmt.Errorf("%s: want %d lower-case hex digits, not %d characters", what, 2*len(dst), len(src))
 	}
-	if _, err := hex.Decode(dst, src); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+	if _, err := hex.Decode(dst, src); err != nil || bytes.ContainsAny(src, "ABCDEF") { // who compares texts sees what we see
+		return fmt.Errorf("%s: want %d lower-case hex digits", what, 2*len(dst))
 	}
 	return nil
 }

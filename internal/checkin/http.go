@@ -90,6 +90,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 		o.Now = time.Now
 	}
 	dialer := &net.Dialer{Timeout: connTimeout}
+	host, _, _ := strings.Cut(u.Hostname(), "%") // a zone is this machine's word for one of its interfaces, in no certificate
 	return &Client{
 		url:     strings.TrimSuffix(u.String(), "/") + Path,
 		manager: o.Manager,
@@ -102,7 +103,11 @@ func NewClient(o ClientOptions) (*Client, error) {
 					MinVersion:         tls.VersionTLS12,
 					InsecureSkipVerify: true, // VerifyConnection judges, by the option's own clock
 					VerifyConnection: func(s tls.ConnectionState) error {
-						return o.judge(s.ServerName, s.PeerCertificates)
+						name := s.ServerName
+						if name == "" { // it is what was sent as SNI, and an IP address never is (RFC 6066, 3)
+							name = host
+						}
+						return o.judge(name, s.PeerCertificates)
 					},
 				},
 				DisableCompression:     true,

@@ -82,7 +82,18 @@ func (p pki) pool() *x509.CertPool {
 
 func (p pki) serve(t *testing.T, h http.Handler) string {
 	t.Helper()
+	return p.serveAt(t, "127.0.0.1:0", h)
+}
+
+func (p pki) serveAt(t *testing.T, address string, h http.Handler) string {
+	t.Helper()
 	s := httptest.NewUnstartedServer(h)
+	s.Listener.Close()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Listener = l
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{p.leaf}}
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	s.StartTLS()

@@ -205,16 +205,29 @@ func sign(payload []byte, typ string, key ed25519.PrivateKey, extra map[jose.Hea
 func verify(raw, typ string) ([]byte, ed25519.PublicKey, map[jose.HeaderKey]any, error) {
 	// A message has one spelling. The signature does not cover line ends and spare bits in the encoding, and a
 	// report is known by the digest of its signed form: whoever passes it on could else make two of one.
+	var header []byte
 	for part := range strings.SplitSeq(raw, ".") {
-		if _, err := base64.RawURLEncoding.Strict().DecodeString(part); err != nil || strings.ContainsAny(part, "\r\n") {
+		b, err := base64.RawURLEncoding.Strict().DecodeString(part)
+		if err != nil || strings.ContainsAny(part, "\r\n") {
 			return nil, nil, nil, errors.New("not a signed message: its parts are not plain base64url")
 		}
+		if header == nil {
+			header = b
+		}
+	}
+	if err := plainNames(header); err != nil {
+		return nil, nil, nil, fmt.Errorf("not a signed message: header: %w", err)
 	}
 	jws, err := jose.ParseSignedCompact(raw, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("not a signed message: %w", err)
 	}
 	head := jws.Signatures[0].Protected
+	for _, name := range []jose.HeaderKey{"b64", "crit"} { // they change what is signed (RFC 7797); no message of ours has them
+		if _, ok := head.ExtraHeaders[name]; ok {
+			return nil, nil, nil, fmt.Errorf("not a signed message: %q in its header", string(name))
+		}
+	}
 	if got, _ := head.ExtraHeaders[jose.HeaderType].(string); got != typ {
 		return nil, nil, nil, fmt.Errorf("typ is %.64q, want %q", got, typ)
 	}
@@ -232,7 +245,57 @@ func verify(raw, typ string) ([]byte, ed25519.PublicKey, map[jose.HeaderKey]any,
 	if !utf8.Valid(payload) {
 		return nil, nil, nil, errors.New("the payload is not UTF-8")
 	}
+	if err := plainNames(payload); err != nil {
+		return nil, nil, nil, fmt.Errorf("payload: %w", err)
+	}
 	return payload, key, head.ExtraHeaders, nil
+}
+
+// maxNesting is how deep objects and lists may stand in one another; a report of version 1 goes to 4.
+const maxNesting = 16
+
+// plainNames refuses JSON that two readers may read as two things: a member twice in one object, of which some take
+// the first and some the last, and a name in other than lower-case letters, digits and '_', which encoding/json
+// takes for the one that differs in case only, and others for an unknown one.
+func plainNames(b []byte) error {
+	if !json.Valid(b) {
+		return errors.New("not JSON")
+	}
+	var seen []map[string]bool // per open object or list; of a list nil
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{', '[':
+			if len(seen) == maxNesting {
+				return errors.New("nested too deeply")
+			}
+			seen = append(seen, nil)
+		case '}', ']':
+			seen = seen[:len(seen)-1]
+		case '"':
+			start := i + 1
+			for i++; b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+			if rest := bytes.TrimLeft(b[i+1:], " \t\r\n"); len(rest) == 0 || rest[0] != ':' {
+				continue // no name, but a value
+			}
+			name := string(b[start:i])
+			if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || name == "" {
+				return fmt.Errorf("member %.64q: a name has lower-case letters, digits and _ only", name)
+			}
+			object := &seen[len(seen)-1]
+			if (*object)[name] {
+				return fmt.Errorf("member %.64q stands there twice", name)
+			}
+			if *object == nil {
+				*object = make(map[string]bool)
+			}
+			(*object)[name] = true
+		}
+	}
+	return nil
 }
 
 func readEnrolment(part any) (*Enrolment, error) {
