@@ -107,13 +107,13 @@ dcmamtin.resolve = "file"
 		t.Error(diff)
 	}
 
-	path, dir = write(t, "higher_system = 'http://127.0.0.1:8740'\nca_file = 'ca'\nenrolment_token_file = 't'"+both)
+	path, dir = write(t, "higher_system = 'https://127.0.0.1:8740'\nca_file = 'ca'\nenrolment_token_file = 't'"+both)
 	amt.PasswordFile, amt.TLSCA = filepath.Join(dir, "pw"), filepath.Join(dir, "ca.pem")
 	r, err := LoadRelay(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Relay{DataDir: dir, Listen: "[::1]:0", HigherSystem: "http://127.0.0.1:8740",
+	if diff := cmp.Diff(Relay{DataDir: dir, Listen: "[::1]:0", HigherSystem: "https://127.0.0.1:8740",
 		CAFile: filepath.Join(dir, "ca"), EnrolmentTokenFile: filepath.Join(dir, "t"), AMT: amt, Dcmamtin: Dcmamtin{"file"}}, r); diff != "" {
 		t.Error(diff)
 	}
@@ -169,14 +169,19 @@ func TestMistakes(t *testing.T) {
 		{client, "data_dir = 'd'\n\"a\\u001b[31m\" = 1", `x.toml:2: a\x1b[31m is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, enrolment_token_file, hardware, higher_system, restore_wait)`},
 		{client, "data_dir = 'd'\n[dcmamtin]", "x.toml:2: dcmamtin is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, enrolment_token_file, hardware, higher_system, restore_wait)"},
 		{client, "data_dir = 7", "x.toml:1: data_dir must be text in quotes, not a number"},
-		{client, "data_dir = \"a\\u0000\"", "x.toml:1: data_dir holds a NUL character"},
+		{client, "data_dir = \"a\\u0000\"", "x.toml:1: data_dir holds a line end or another control character; write it on one line"},
+		{client, "data_dir = \"\"\"d\ne\"\"\"", "x.toml:1: data_dir holds a line end or another control character; write it on one line"},
+		{client, strings.Repeat("k", 200_000) + " = 1", "x.toml:1: " + strings.Repeat("k", 80) + "... is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, enrolment_token_file, hardware, higher_system, restore_wait)"},
+		{client, "data_dir = 'd'\n" + strings.Repeat("k.", 10_000) + "k = 1", "x.toml:2: k is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, enrolment_token_file, hardware, higher_system, restore_wait)"},
+		{client, "\xff\xfed\x00", "x.toml: UTF-16, which TOML is not written in; save it as UTF-8"},
 		{client, "data_dir = 'd'\namt = true", "x.toml:2: amt must be a table, written [amt], not true or false"},
 		{client, "data_dir = 'd'\n[[amt]]", "x.toml:2: amt must be a table, written [amt], not a list"},
 		{client, "data_dir = 'd'\nrestore_wait = 120", `x.toml:2: restore_wait must be a time with its unit in quotes, as "2m" or "30s", not a number`},
 		{client, "data_dir = 'd'\nrestore_wait = '2'", `x.toml:2: restore_wait must be a time with its unit in quotes, as "2m" or "30s", not this text`},
 		{client, "data_dir = 'd'\nrestore_wait = '-1s'", "x.toml:2: restore_wait must be between 0s and 1h0m0s"},
 		{client, "data_dir = 'd'\nhigher_system = 'manager:8740'", `x.toml:2: higher_system must be a URL, as "https://manager.example:8740"`},
-		{client, "data_dir = 'd'\nhigher_system = 'http://manager:8740'", "x.toml:2: higher_system must begin with https:// (http:// is for this machine's own addresses)"},
+		{client, "data_dir = 'd'\nhigher_system = 'http://manager:8740'", "x.toml:2: higher_system must begin with https://"},
+		{client, "data_dir = 'd'\nhigher_system = 'http://127.0.0.1:8740'", "x.toml:2: higher_system must begin with https://"},
 		{client, "data_dir = 'd'\nhigher_system = 'https://a:b@manager'", "x.toml:2: higher_system must not hold a user or password"},
 		{client, "data_dir = 'd'\nhigher_system = 'https://manager/x'", "x.toml:2: higher_system must end after the host and port"},
 		{client, "data_dir = 'd'\nhigher_system = 'https://manager:0'", "x.toml:2: higher_system has no port number from 1 to 65535"},
@@ -230,8 +235,17 @@ func TestFileOutOfReach(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	big, _ := write(t, strings.Repeat("#", maxFile+1))
-	if _, err := LoadManager(big); !errors.Is(err, errTooLong) {
-		t.Errorf("a file of %d bytes: %v", maxFile+1, err)
+	want = "configuration file " + big + ": longer than 256 KiB, as no such file is; name another with --config"
+	if _, err := LoadManager(big); err == nil || err.Error() != want {
+		t.Errorf("a file of %d bytes: %v, want %s", maxFile+1, err, want)
+	}
+}
+
+// A key of a hundred thousand parts, which is 200 KB, took 10 GB.
+func TestKeyOfManyParts(t *testing.T) {
+	t.Parallel()
+	if n := len(keyLines([]byte(strings.Repeat("k.", 10_000) + "k = 1\n" + "[a." + strings.Repeat("b.", 10_000) + "c]\nd = 1"))); n > 20 {
+		t.Errorf("%d places of keys are kept", n)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
@@ -36,8 +37,11 @@ func load(path string, targets ...any) (*document, error) {
 	}
 	b, err := readBounded(full, maxFile)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			return nil, fmt.Errorf("configuration file %s: %w; write it, or name another with --config", path, bare(err))
+		case errors.Is(err, errTooLong):
+			return nil, fmt.Errorf("configuration file %s: longer than %d KiB, as no such file is; name another with --config", path, maxFile>>10)
 		}
 		return nil, fmt.Errorf("configuration file %s: %w", path, bare(err))
 	}
@@ -50,6 +54,9 @@ func load(path string, targets ...any) (*document, error) {
 
 func (d *document) decode(b []byte, targets []any) error {
 	b = []byte(strings.TrimPrefix(string(b), "\ufeff")) // Notepad's mark
+	if text := string(b); strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") {
+		return fmt.Errorf("%s: UTF-16, which TOML is not written in; save it as UTF-8", d.file)
+	}
 	var values map[string]any
 	if err := toml.Unmarshal(b, &values); err != nil {
 		var de *toml.DecodeError
@@ -72,13 +79,17 @@ func (d *document) decode(b []byte, targets []any) error {
 	return d.err
 }
 
+// maxParts is how many parts of a key are looked at; ours have two. Every prefix of a key is kept, so that one of a
+// hundred thousand parts would take gigabytes.
+const maxParts = 4
+
 // keyLines says on which line each key, with dots between its parts, first stands.
 func keyLines(b []byte) map[string]int {
 	lines := make(map[string]int)
 	var p unstable.Parser
 	p.Reset(b)
 	note := func(prefix string, keys unstable.Iterator) string {
-		for keys.Next() {
+		for keys.Next() && strings.Count(prefix, ".") < maxParts {
 			k := keys.Node()
 			prefix += string(k.Data)
 			if _, ok := lines[prefix]; !ok {
@@ -114,6 +125,9 @@ func keyLines(b []byte) map[string]int {
 // has reports whether the file has the key or table.
 func (d *document) has(key string) bool { _, ok := d.lines[key]; return ok }
 
+// maxKeyShown is how much of a key an error shows, in bytes.
+const maxKeyShown = 80
+
 // fail notes what is wrong with a key. The first one stays: one clear line at a time.
 func (d *document) fail(key, format string, args ...any) {
 	if d.err != nil {
@@ -125,6 +139,9 @@ func (d *document) fail(key, format string, args ...any) {
 	}
 	if i := strings.LastIndexByte(key, '.'); i >= 0 {
 		key = "[" + key[:i] + "] " + key[i+1:]
+	}
+	if len(key) > maxKeyShown {
+		key = strings.ToValidUTF8(key[:maxKeyShown], "") + "..."
 	}
 	key = strings.Trim(strconv.QuoteToGraphic(key), `"`) // a quoted TOML key may hold anything
 	d.err = fmt.Errorf("%s: %s %s", where, key, fmt.Sprintf(format, args...))
@@ -170,8 +187,8 @@ func (d *document) set(key string, value any, fields []reflect.Value, options st
 			d.fail(key, "must be text in quotes, not %s", kind(value))
 			return
 		}
-		if strings.ContainsRune(s, 0) {
-			d.fail(key, "holds a NUL character")
+		if strings.ContainsFunc(s, unicode.IsControl) { // no path, name or address has any; a multi-line string would bring some
+			d.fail(key, "holds a line end or another control character; write it on one line")
 			return
 		}
 		for _, f := range fields {
