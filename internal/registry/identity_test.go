@@ -251,7 +251,12 @@ func TestFacts(t *testing.T) {
 			}, "onboard_mac"},
 		"serial becomes a placeholder": {func(f *hardware.Facts) { f.BoardSerial = "Default string" }, nil, ""},
 		"serial not read":              {func(f *hardware.Facts) { f.SystemSerial = "" }, nil, ""},
-		"everything not read":          {func(f *hardware.Facts) { *f = hardware.Facts{} }, nil, ""},
+		"board undecided": {
+			func(f *hardware.Facts) {
+				f.SystemUUID, f.NICs, f.SystemSerial, f.ChassisSerial = "4c4c4544-0031-4a10-8042-ffffffffff00", nil, "", ""
+				f.Disks = []hardware.Disk{{Serial: "disk 2", System: true}}
+			}, nil, ""},
+		"everything not read": {func(f *hardware.Facts) { *f = hardware.Facts{} }, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -417,20 +422,40 @@ func TestChain(t *testing.T) {
 	t.Run("exactly two minutes are no overlap", func(t *testing.T) {
 		t.Parallel()
 		m, p := setup(t)
+		p.checkIn()
 		copied := p.clone()
 		copied.start()
-		m.pass(2 * time.Minute)
-		p.checkIn()
 		copied.checkIn()
-		expect(t, "conflicts", m.conflictKinds(), nil)
 		m.pass(2 * time.Minute)
 		p.checkIn()
 		copied.checkIn()
 		expect(t, "conflicts", m.conflictKinds(), nil)
 		m.pass(time.Millisecond)
 		p.checkIn()
+		expect(t, "conflicts", m.conflictKinds(), nil)
 		copied.checkIn()
 		expect(t, "conflicts", m.conflictKinds(), []string{"overlap"})
+	})
+	t.Run("two systems on one PC, one long without a network", func(t *testing.T) {
+		t.Parallel()
+		m, p := setup(t)
+		other := p.clone()
+		other.begin(checkin.EpochRestore)
+		m.pass(2 * time.Hour)
+		kept := p.next() // made after hours, not delivered
+		m.pass(time.Minute)
+		other.start()
+		for range 6 {
+			other.checkIn()
+			m.pass(DefaultInterval)
+		}
+		p.start()
+		p.send(kept) // sent again in another run: its age reaches into the other's time
+		p.checkIn()
+		m.pass(time.Minute)
+		p.checkIn()
+		expect(t, "conflicts", m.conflictKinds(), nil)
+		expect(t, "assets", m.assetCount(), 1)
 	})
 	t.Run("gap closed", func(t *testing.T) {
 		t.Parallel()

@@ -22,6 +22,8 @@ type interval struct {
 	run    string
 	began  time.Time
 	last   time.Time
+
+	reports int64
 }
 
 // span takes the report into its run's interval.
@@ -29,6 +31,10 @@ type interval struct {
 // A run that was copied with its disk, or came back with a snapshot, states an age that reaches into the time of
 // the line it was copied from. So an interval begins no earlier than the latest report of any other run or branch
 // of its epoch; what follows that beginning is its own.
+//
+// A report that could not be sent for a while is sent again unchanged, after a restart too, and then its age reaches
+// into a time in which the run was long over. Nothing in it says so, but only a report that was sent at once agrees
+// with the next one on when the run began. So an interval counts as certain from its second report on.
 func (t *transaction) span(v checkin.VerifiedReport, e epoch, p placement) error {
 	run := v.Report.Run.String()
 	received := millis(t.now)
@@ -41,47 +47,41 @@ func (t *transaction) span(v checkin.VerifiedReport, e epoch, p placement) error
 	}
 	if known {
 		// The origin follows the client's drift: only a leap begins another interval.
-		_, err = t.exec(`UPDATE intervals SET origin = $1, last = CASE WHEN last < $2 THEN $2 ELSE last END WHERE id = $3`, origin, received, id)
+		_, err = t.exec(`UPDATE intervals SET origin = $1, last = $2, reports = reports + 1 WHERE id = $3`, origin, received, id)
 	} else {
 		var cut int64
 		_, err = t.get(`SELECT COALESCE(MAX(received), $1) FROM reports
-			WHERE epoch_id = $2 AND received <= $3 AND received > $1 AND (run <> $4 OR branch_id <> $5)`,
-			[]any{origin, e.id, received, run, p.branch.id}, []any{&cut})
+			WHERE epoch_id = $2 AND received > $1 AND (run <> $3 OR branch_id <> $4)`,
+			[]any{origin, e.id, run, p.branch.id}, []any{&cut})
 		if err == nil {
-			id, err = t.insert(`INSERT INTO intervals (epoch_id, branch_id, run, origin, began, first, last) VALUES ($1, $2, $3, $4, $5, $6, $6)`,
+			_, err = t.insert(`INSERT INTO intervals (epoch_id, branch_id, run, origin, began, last, reports) VALUES ($1, $2, $3, $4, $5, $6, 1)`,
 				e.id, p.branch.id, run, origin, cut, received)
 		}
 	}
-	if err != nil {
-		return err
-	}
-	// Whatever order reports arrive in, an interval that began before this receipt and was first heard after it is cut here.
-	_, err = t.exec(`UPDATE intervals SET began = $1 WHERE epoch_id = $2 AND began < $1 AND first > $1 AND id <> $3 AND (run <> $4 OR branch_id <> $5)`,
-		received, e.id, id, run, p.branch.id)
 	return err
 }
 
-const intervalColumns = `SELECT i.id, i.epoch_id, i.branch_id, e.host_id, e.epoch, i.run, i.began, i.last
+const intervalColumns = `SELECT i.id, i.epoch_id, i.branch_id, e.host_id, e.epoch, i.run, i.began, i.last, i.reports
 	FROM intervals i JOIN epochs e ON e.id = i.epoch_id `
 
 func scanInterval(scan func(...any) error) (i interval, err error) {
 	var began, last int64
-	err = scan(&i.id, &i.epoch, &i.branch, &i.host, &i.token, &i.run, &began, &last)
+	err = scan(&i.id, &i.epoch, &i.branch, &i.host, &i.token, &i.run, &began, &last, &i.reports)
 	i.began, i.last = fromMillis(began), fromMillis(last)
 	return i, err
 }
 
-// overlaps opens a conflict for each branch or epoch of the asset that was alive at the same time as this one for
-// longer than the slack: two systems with one identity. That one of them has a gap before it does not matter: the
+// overlaps opens a conflict for each branch or epoch of the asset that was certainly alive at the same time as this
+// one for longer than the slack: two systems with one identity. That one of them has a gap before it does not matter: the
 // reports of one line never lie side by side, in whatever order they arrive, because of the cut in span.
 func (t *transaction) overlaps(b branch, assetID int64) error {
 	mine, err := collect(t, scanInterval, intervalColumns+`WHERE i.branch_id = $1 ORDER BY i.last DESC, i.id DESC LIMIT 1`, b.id)
-	if err != nil || len(mine) == 0 {
+	if err != nil || len(mine) == 0 || mine[0].reports < 2 {
 		return err
 	}
 	m := mine[0]
 	others, err := collect(t, scanInterval, intervalColumns+`JOIN hosts h ON h.host_id = e.host_id
-		WHERE h.asset_id = $1 AND e.proven AND i.branch_id <> $2 AND i.last > $3 AND i.began < $4 ORDER BY i.id`,
+		WHERE h.asset_id = $1 AND i.branch_id <> $2 AND i.reports >= 2 AND i.last > $3 AND i.began < $4 ORDER BY i.id`,
 		assetID, b.id, millis(m.began.Add(slack)), millis(m.last.Add(-slack)))
 	if err != nil {
 		return err

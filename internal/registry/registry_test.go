@@ -107,7 +107,7 @@ func newPC(m *manager, name string) *pc {
 
 func board(name string) hardware.Facts {
 	return hardware.Facts{
-		SystemUUID: "uuid of " + name, BoardSerial: "board " + name, SystemSerial: "system " + name, ChassisSerial: "chassis " + name,
+		SystemUUID: "4c4c4544-0031-4a10-8042-0000000000" + strings.ToLower(mac(name)), BoardSerial: "board " + name, SystemSerial: "system " + name, ChassisSerial: "chassis " + name,
 		Disks: []hardware.Disk{{Serial: "disk " + name, System: true}},
 		NICs:  []hardware.NIC{{MAC: "00-1B-21-00-00-" + mac(name), Permanent: true, Onboard: true}},
 	}
@@ -299,6 +299,23 @@ func TestReinstalledWhileTheFormerWasJustHeardWaits(t *testing.T) {
 	expect(t, "disk", a.Facts.Disks[0].Serial, "new disk")
 	expect(t, "events", m.kinds(p.report.HostID),
 		[]string{"token-used", "enrolled", "reinstalled-waits", "keeps", "facts"})
+	expect(t, "conflicts", m.conflictKinds(), nil)
+}
+
+// Only the one that was heard last says how the asset stands.
+func TestReinstalledButTheFormerGoesOn(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	p.checkIn()
+	m.pass(time.Minute)
+	q := p.clone()
+	q.begin(checkin.EpochRestore)
+	q.checkIn()
+	expect(t, "state", m.asset(p.report.HostID).State, Pending)
+	m.pass(time.Minute)
+	p.checkIn()
+	expect(t, "state", m.asset(p.report.HostID).State, Live)
 	expect(t, "conflicts", m.conflictKinds(), nil)
 }
 

@@ -90,7 +90,7 @@ CREATE INDEX reports_text ON reports (received) WHERE jws <> '';
 CREATE INDEX reports_branch ON reports (branch_id);
 
 -- A run's interval: began is origin (receipt minus age) cut at the latest report of another run or branch of the
--- epoch before first; first and last are the receipts of its own reports.
+-- epoch; last is the receipt of its latest report.
 CREATE TABLE intervals (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,
     epoch_id  BIGINT  NOT NULL REFERENCES epochs (id),
@@ -98,8 +98,8 @@ CREATE TABLE intervals (
     run       TEXT    NOT NULL,
     origin    BIGINT  NOT NULL,
     began     BIGINT  NOT NULL,
-    first     BIGINT  NOT NULL,
-    last      BIGINT  NOT NULL
+    last      BIGINT  NOT NULL,
+    reports   BIGINT  NOT NULL
 );
 CREATE INDEX intervals_branch ON intervals (branch_id, run);
 CREATE INDEX intervals_epoch ON intervals (epoch_id, last);
