@@ -16,7 +16,7 @@ import (
 // has not the form of its kind is "". Facts of any origin may be hostile; Evidence takes them as they are.
 //
 //   - system UUID: lower case with hyphens, as SMBIOS 2.6 and later display it
-//   - serial numbers: printable, upper case, blanks trimmed and single; the disk's is the system disk's (of several,
+//   - serial numbers: upper case, blanks trimmed and single, '?' for what is not ASCII; the disk's is the system disk's (of several,
 //     as in a mirror, the lowest)
 //   - onboard MAC: the lowest permanent one on the board, 00-11-22-33-44-FF
 //   - TPM endorsement key: SHA-256 in lower-case hex
@@ -26,7 +26,7 @@ func (f Facts) Evidence() hostid.Evidence { return f.EvidenceWithout(nil) }
 func (f Facts) EvidenceWithout(extra Placeholders) hostid.Evidence {
 	serial := func(s string) string {
 		s = normalizeSerial(s)
-		if oneCharacter(s) || builtin.match("serial", s) || extra.match("serial", s) {
+		if oneCharacter(strings.Map(letterOrDigit, s)) || builtin.match("serial", s) || extra.match("serial", s) {
 			return ""
 		}
 		return s
@@ -63,8 +63,8 @@ func (f Facts) EvidenceWithout(extra Placeholders) hostid.Evidence {
 }
 
 // builtinPlaceholders are the values that manufacturers leave where something of this PC alone should stand: the
-// union of what tools that met them in the field have collected. What consists of one repeated character (all
-// zeros, all F, xxxx) needs no line here, nor does a MAC with the locally administered bit.
+// union of what tools that met them in the field have collected. What consists of one repeated letter or digit (all
+// zeros, all F, xxxx, 00-00-00), or of none, needs no line here, nor does a MAC with the locally administered bit.
 const builtinPlaceholders = `
 uuid 03000200-0400-0500-0006-000700080009
 uuid 03020100-0504-0706-0809-0A0B0C0D0E0F
@@ -211,8 +211,27 @@ func oneCharacter(s string) bool {
 	return true
 }
 
+// letterOrDigit drops what stands between the digits of 00-00-00 and what could not be read.
+func letterOrDigit(r rune) rune {
+	if r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' {
+		return r
+	}
+	return -1
+}
+
+// normalizeSerial looks up nothing in Unicode's tables: what is printable and what is upper case there changes from
+// one version of the standard to the next, and digests of this text lie in nonvolatile memory for years.
 func normalizeSerial(s string) string {
-	return strings.ToUpper(strings.Join(strings.Fields(printable(s)), " "))
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z':
+			return r - 'a' + 'A'
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, printable(s))
+	return strings.Join(strings.Fields(s), " ")
 }
 
 // normalizeMAC accepts hyphens, colons or nothing between the bytes.

@@ -58,19 +58,15 @@ const (
 func Load(path string) (Facts, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
-			err = pe.Err
-		}
-		return Facts{}, fmt.Errorf("hardware file %s: %w", path, err)
+		return Facts{}, fmt.Errorf("hardware file %s: %w", path, bare(err))
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return Facts{}, fmt.Errorf("hardware file %s: %w", path, err)
+		return Facts{}, fmt.Errorf("hardware file %s: %w", path, bare(err))
 	}
 	if len(b) > maxFile {
-		return Facts{}, fmt.Errorf("hardware file %s: longer than %d KiB", path, maxFile>>10)
+		return Facts{}, fmt.Errorf("hardware file %s: longer than %d KiB, as no such file is; name another", path, maxFile>>10)
 	}
 	facts, err := parse(b)
 	if err != nil {
@@ -79,10 +75,19 @@ func Load(path string) (Facts, error) {
 	return facts, nil
 }
 
+// bare is the error without the path that the caller's message names already.
+func bare(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
 func parse(b []byte) (Facts, error) {
 	b = bytes.TrimPrefix(b, []byte("\ufeff")) // Notepad's mark
 	if !utf8.Valid(b) {
-		return Facts{}, errors.New("not UTF-8")
+		return Facts{}, errors.New("not UTF-8; save it as UTF-8")
 	}
 	if err := judgeKeys(b); err != nil {
 		return Facts{}, err

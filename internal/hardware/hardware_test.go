@@ -69,7 +69,7 @@ func TestLoadMistakes(t *testing.T) {
 		`{"board_serial": 7}`:                 "line 1: board_serial must be text, not number",
 		`[]`:                                  "line 1: the facts must be an object, {...}",
 		`{"disks": [[[[[]]]]]}`:               "line 1: nested too deeply",
-		`{"board_serial": "a` + "\xff" + `"}`: "not UTF-8",
+		`{"board_serial": "a` + "\xff" + `"}`: "not UTF-8; save it as UTF-8",
 		"{\"board_serial\": \"\n\"}":          "line 1: not JSON: invalid character '\\n' in string literal",
 		`{"board_serial": "a\u0007b"}`:        `board_serial: "a?b" must be at most 128 printable characters`,
 		`{"system_uuid": "pc-1"}`:             `system_uuid: "pc-1" must be a UUID, as 55e3ae13-bfd2-61bb-17a0-88aedd7037ea`,
@@ -86,7 +86,7 @@ func TestLoadMistakes(t *testing.T) {
 	if _, err := Load(filepath.Join(t.TempDir(), "none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := Load(write(t, strings.Repeat(" ", maxFile+1))); err == nil || !strings.HasSuffix(err.Error(), "longer than 64 KiB") {
+	if _, err := Load(write(t, strings.Repeat(" ", maxFile+1))); err == nil || !strings.HasSuffix(err.Error(), "longer than 64 KiB, as no such file is; name another") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -119,10 +119,25 @@ func TestEvidence(t *testing.T) {
 	}
 }
 
+// What enters digests hangs on no table of Unicode: which characters can be printed and what their capitals are
+// changes between its versions, and so between releases of ours.
+func TestSerialIsASCII(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]string{
+		"stra\u00dfe-\u017f1": "STRA?E-?1", "12\xff34": "12?34", "ab\u200bc": "AB?C", "\u212a98": "?98", "a\u3000b": "A?B", "\u01c612": "?12",
+		"\U0001fae812": "?12", // printable since Unicode 15
+		"\u30b7-12":   "?-12", "~!1a b": "~!1A B",
+	} {
+		if got := (Facts{BoardSerial: s}).Evidence()[hostid.BoardSerial]; got != want {
+			t.Errorf("%q: got %q, want %q", s, got, want)
+		}
+	}
+}
+
 // Every placeholder that the field has shown proves nothing, in any spelling; what only contains one is a serial.
 func TestPlaceholders(t *testing.T) {
 	t.Parallel()
-	for _, s := range []string{"", " ", "0", "00000000", "xxxxxxx", "........", "To Be Filled By O.E.M.", "to be filled by o.e.m", "To Be Set By OEM",
+	for _, s := range []string{"", " ", "0", "00000000", "xxxxxxx", "........", "00-00-00", "0 0 0 0", ".-.", "\xff\xfe", "\u200b", "To Be Filled By O.E.M.", "to be filled by o.e.m", "To Be Set By OEM",
 		"System Serial Number", "Default string", "default  STRING", "Not Specified", "Not Applicable", "None", "SYS-1234567890", "Enter Serial",
 		"Enter Serial Number Here", "0123456789", "Chassis Serial Number", "Base Board Serial Number", "\x00\x00"} {
 		if e := (Facts{BoardSerial: s, SystemSerial: s, ChassisSerial: s, Disks: []Disk{{s, true}}}).Evidence(); e != (hostid.Evidence{}) {
@@ -148,6 +163,15 @@ func TestPlaceholders(t *testing.T) {
 	}
 	if e := (Facts{TPMEKSHA256: strings.Repeat("0", 64)}).Evidence(); e != (hostid.Evidence{}) {
 		t.Errorf("an empty key digest counts: %q", e)
+	}
+}
+
+// A folder given as file is named once.
+func TestLoadFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if _, err := Load(dir); err == nil || strings.Count(err.Error(), dir) != 1 {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -57,7 +57,7 @@ func vectorRecords() []vector {
 	issued := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	facts := map[string]string{
 		"system_uuid": "4c4c4544-0042-3510-8052-b4c04f4d3132", "board_serial": "/1B5RM12/CN129633CA0085/",
-		"onboard_mac": "d4-be-d9-11-22-33", "system_serial": "1B5RM12", "chassis_serial": "1B5RM12",
+		"onboard_mac": "D4-BE-D9-11-22-33", "system_serial": "1B5RM12", "chassis_serial": "1B5RM12",
 		"disk_serial": "S2BBNX0H600123", "tpm_ek_sha256": strings.Repeat("ab", 32),
 	}
 	return []vector{
@@ -67,7 +67,7 @@ func vectorRecords() []vector {
 			CopyOf: ID(seq(0x30, 16)), DropFor: ID(seq(0x50, 16)), Origin: Restored,
 		}},
 		{Name: "memory on the board, two facts", Sequence: 258, HostID: id, Seed: seed, Issued: issued, Facts: map[string]string{
-			"board_serial": "PF-0815", "onboard_mac": "d4-be-d9-11-22-33",
+			"board_serial": "PF-0815", "onboard_mac": "D4-BE-D9-11-22-33",
 		}},
 	}
 }
