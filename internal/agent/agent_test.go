@@ -111,6 +111,35 @@ func TestRestoreBeginsAnEpoch(t *testing.T) {
 	}
 }
 
+// The host ID of the folder changes: a new epoch, enrolled anew, and the status does not mix the two.
+func TestNewIDInTheSameFolder(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	pc := newPC(t, m)
+	pc.memory = nil
+	old := pc.accepted(t).HostID
+	if err := os.Remove(filepath.Join(pc.dir, hostid.FileName)); err != nil {
+		t.Fatal(err)
+	}
+	m.judge = func(checkin.VerifiedReport) error { return errors.New("away") }
+	id := pc.checkIn(t).HostID
+	if id == old {
+		t.Fatalf("host ID %s came back from nowhere", id)
+	}
+	if s, err := ReadStatus(t.Context(), pc.dir); err != nil || s.HostID != id || s.LastCheckIn != nil {
+		t.Errorf("status %+v, %v; want %s, never checked in", s, err, id)
+	}
+	m.judge = nil
+	pc.accepted(t)
+	if len(m.received) != 4 { // one, one that is not answered, that again, another
+		t.Errorf("%d reports sent, want 4", len(m.received))
+	}
+	if v := m.reports[1]; v.Report.EpochBy != checkin.EpochNewID || v.Report.Counter != 1 || v.Enrol == nil {
+		t.Errorf("epoch by %s, counter %d, enrol %v; want a new epoch by new ID, enrolling", v.Report.EpochBy, v.Report.Counter, v.Enrol)
+	}
+	m.checkChains(t)
+}
+
 // overwriteProof fails the test if a record of another ID is overwritten while no proof of it is on disk.
 type overwriteProof struct {
 	*storetest.Memory
