@@ -42,7 +42,7 @@ const (
 	busyLook = 100 * time.Millisecond
 
 	// patience is how long a command may take before it says what it is waiting for.
-	patience = 5 * time.Second
+	patience = 10 * time.Second
 )
 
 // checkIn has one check-in made: by the service if one works in the data folder, else by this process.
