@@ -159,14 +159,17 @@ func (p *parser) skipBlanks() {
 
 // parseLine reads one decoded line without its line end. ok is false for a line without a host.
 func parseLine(line int, text string) (e Entry, ok bool, err error) {
-	if strings.HasPrefix(text, "'") || strings.HasPrefix(text, "#") {
-		return Entry{}, false, nil
-	}
 	p := &parser{line: line, text: text}
-	for i, r := range text {
+	for i, r := range text { // in comments too: a file whose lines end with CR alone would be one comment, and its hosts forgotten
+		if r == '\r' {
+			return Entry{}, false, p.errorAt(i, "lines that end with LF or CRLF", string(r))
+		}
 		if r != '\t' && unicode.IsControl(r) {
 			return Entry{}, false, p.errorAt(i, "text", string(r))
 		}
+	}
+	if strings.HasPrefix(text, "'") || strings.HasPrefix(text, "#") {
+		return Entry{}, false, nil
 	}
 	start, word := p.word()
 	if word == "" {
@@ -207,9 +210,11 @@ func (p *parser) name(start int, s string) error {
 	return nil
 }
 
-// badName says what a host name should be if s is none. Letters of any script are taken: NetBIOS has them.
+// badName says what a host name should be if s is none. Letters of any script are taken: NetBIOS has them. The wide
+// blank of Japanese text and what reorders or hides its neighbours on a screen belongs to no name.
 func badName(s string) string {
-	if s == "" || strings.ContainsAny(s, "=,\\") || len(s) > maxName {
+	hidden := func(r rune) bool { return unicode.In(r, unicode.Z, unicode.Cf) }
+	if s == "" || strings.ContainsAny(s, "=,\\") || strings.ContainsFunc(s, hidden) || len(s) > maxName {
 		return fmt.Sprintf("a host name of at most %d bytes", maxName)
 	}
 	return ""

@@ -213,7 +213,12 @@ func TestSyntaxErrors(t *testing.T) {
 		"192.0.2.1 a DATE=2025/02/30 00:00:00":       `line 1, column 18: expected a date as 2025/04/01 09:00:00, found "2025/02/30 00:00:00"`,
 		"192.0.2.1 a HID=" + strings.Repeat("f", 65): `line 1, column 17: expected a host ID of at most 64 bytes, found "ffffffffffffffffffffffffffffffffffffffff..."`,
 		"192.0.2.1 a COMMENT=\x1b[2J":                `line 1, column 21: expected text, found "\x1b"`,
-		"192.0.2.1 a\rb":                             `line 1, column 12: expected text, found "\r"`,
+		"192.0.2.1 a\rb":                             `line 1, column 12: expected lines that end with LF or CRLF, found "\r"`,
+		"# hosts\r192.0.2.1 pc\r":                    `line 1, column 8: expected lines that end with LF or CRLF, found "\r"`,
+		"' \x1b[2J":                                  `line 1, column 3: expected text, found "\x1b"`,
+		"192.0.2.1 pc\u3000pc2":                      `line 1, column 11: expected a host name of at most 255 bytes, found "pc\u3000pc2"`,
+		"192.0.2.1 pc\u202e1":                        `line 1, column 11: expected a host name of at most 255 bytes, found "pc\u202e1"`,
+		"192.0.2.1 pc1 pc\u200b1":                    `line 1, column 15: expected a host name of at most 255 bytes, found "pc\u200b1"`,
 	} {
 		_, err := readAll([]byte(line))
 		var se *SyntaxError
