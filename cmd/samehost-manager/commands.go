@@ -139,17 +139,14 @@ func (c *tokenListCmd) Run(ctx context.Context, p *program) error {
 }
 
 type tokenRevokeCmd struct {
-	ID string `arg:"" name:"token" help:"The token's ID, as token list shows it, or the whole token."`
+	ID string `arg:"" name:"token" help:"The token's ID, as token list shows it: the part after the first period, never the whole."`
 }
 
 func (c *tokenRevokeCmd) Run(ctx context.Context, p *program) error {
 	id := c.ID
-	if parts := strings.Split(id, "."); len(parts) > 1 { // the whole line: only its ID is looked at, and never shown
-		id = parts[1]
-	}
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
 		err := reg.RevokeToken(ctx, id)
-		if errors.Is(err, registry.ErrUnknown) {
+		if errors.Is(err, registry.ErrUnknown) { // it may be a whole token: not repeated
 			return errors.New("there is no such token: samehost-manager token list shows those there are")
 		}
 		if err != nil {

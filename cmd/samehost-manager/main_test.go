@@ -82,11 +82,12 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// tokenof FILE: sets TOKEN to the token in what init --json or token create --json printed.
+// tokenof FILE: sets TOKEN, and TOKEN_ID, to the token in what init --json or token create --json printed.
 func tokenOf(ts *testscript.TestScript, neg bool, args []string) {
 	var made struct{ Token string }
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &made))
 	ts.Setenv("TOKEN", made.Token)
+	ts.Setenv("TOKEN_ID", strings.Split(made.Token, ".")[1])
 }
 
 // ready: waits until the manager at ADDRESS, with the data folder m, takes check-ins.

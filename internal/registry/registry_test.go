@@ -22,7 +22,7 @@ import (
 // A manager is a registry with a clock that the test turns.
 type manager struct {
 	*Registry
-	t     *testing.T
+	t     testing.TB
 	dsn   string
 	token checkin.EnrolmentToken
 
@@ -54,7 +54,7 @@ var emptyDatabase = sync.OnceValue(func() []byte {
 
 var testEpoch = time.Date(2026, 4, 1, 9, 0, 0, 0, time.UTC)
 
-func newManager(t *testing.T) *manager {
+func newManager(t testing.TB) *manager {
 	t.Helper()
 	m := &manager{t: t, now: testEpoch, dsn: "sqlite:" + filepath.Join(t.TempDir(), "samehost.db")}
 	path := strings.TrimPrefix(m.dsn, "sqlite:")
@@ -221,7 +221,7 @@ func (m *manager) conflictKinds() []string {
 	return kinds
 }
 
-func expect[T any](t *testing.T, what string, got, want T) {
+func expect[T any](t testing.TB, what string, got, want T) {
 	t.Helper()
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("%s (-want +got):\n%s", what, d)
@@ -387,7 +387,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
