@@ -386,7 +386,7 @@ func (k *Keeper) restore(ctx context.Context, v view, d decision, out *Outcome) 
 }
 
 func (k *Keeper) generate(ctx context.Context, v view, d decision, out *Outcome) error {
-	r := Record{HostID: NewID(), Seed: NewSeed(), Issued: time.Now().UTC().Truncate(time.Second)}
+	r := Record{HostID: NewID(), Seed: NewSeed(), Issued: issueTime(time.Now())}
 	r.Facts = k.Evidence.Facts(r.HostID)
 	r.Local = Local{Fresh: d.fresh, Provisional: d.uncertain, Origin: Generated}
 	if why, ok := d.aside(v); ok {
@@ -410,6 +410,12 @@ func (k *Keeper) generate(ctx context.Context, v view, d decision, out *Outcome)
 		}
 	}
 	return k.mark(ctx, r, r, stored, out)
+}
+
+// issueTime is now as records hold it. A clock before 1970, which Windows can be set to, must not keep a PC from
+// having a host ID: it counts as 1970.
+func issueTime(now time.Time) time.Time {
+	return time.Unix(min(max(now.Unix(), 0), maxIssued), 0).UTC()
 }
 
 // reason says why nothing was restored from a store, and what to do.

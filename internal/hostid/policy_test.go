@@ -264,3 +264,25 @@ func TestMovedSaysWhatTheCaseSuggests(t *testing.T) {
 		}
 	}
 }
+
+// A PC after repair has any clock; each gives a time that a record can hold.
+func TestIssueTime(t *testing.T) {
+	t.Parallel()
+	for now, want := range map[time.Time]time.Time{
+		time.Date(1601, 1, 1, 0, 0, 0, 0, time.UTC):                 time.Unix(0, 0).UTC(),
+		time.Unix(-1, 999):                                          time.Unix(0, 0).UTC(),
+		time.Date(2099, 12, 31, 23, 59, 59, 999, time.UTC):          time.Date(2099, 12, 31, 23, 59, 59, 0, time.UTC),
+		time.Date(10001, 1, 1, 0, 0, 0, 0, time.UTC):                time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+		time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600)): time.Date(2026, 1, 2, 2, 4, 5, 0, time.UTC),
+	} {
+		got := issueTime(now)
+		if got != want {
+			t.Errorf("%s: got %s, want %s", now, got, want)
+		}
+		r := policyRecord(1, thisPC)
+		r.Issued = got
+		if _, err := EncodeFrame(1, r); err != nil {
+			t.Errorf("%s: %v", now, err)
+		}
+	}
+}
