@@ -398,7 +398,11 @@ func (k *Keeper) generate(ctx context.Context, v view, d decision, out *Outcome)
 	if err := k.File.Save(ctx, r); err != nil {
 		return fmt.Errorf("a new host ID was not stored: %w", err)
 	}
-	k.log().Info("host ID generated", "host_id", r.HostID, "provisional", d.uncertain, "copy_of", r.Local.CopyOf)
+	log := k.log()
+	if !r.Local.CopyOf.IsZero() {
+		log = log.With("copy_of", r.Local.CopyOf)
+	}
+	log.Info("host ID generated", "host_id", r.HostID, "provisional", d.uncertain)
 	out.Origin = Generated
 	for _, s := range out.Stores[1:] {
 		out.Reasons = append(out.Reasons, reason(s, d))
@@ -423,8 +427,8 @@ func reason(s StoreState, d decision) string {
 	later := "The new host ID is stored there as soon as it can be."
 	switch s.State {
 	case Empty:
-		return fmt.Sprintf("%s holds no host ID: this PC never stored one there, or the memory was erased since. "+
-			"If the PC had a host ID before, merge the two assets at the manager.", s.Name)
+		return fmt.Sprintf("%s held no host ID, as is normal for a first installation; the new one is kept there from now on. "+
+			"If this PC had one before, that memory was erased since: merge the two assets at the manager.", s.Name)
 	case NotInitialized:
 		return fmt.Sprintf("%s could not be read: %s. Initialize it from the higher system. %s", s.Name, s.Error, later)
 	case Corrupt:

@@ -89,7 +89,7 @@ func TestGeneratedHostIDIsStoredAtInstallation(t *testing.T) {
 	if out.Record.Facts != thisPC.Facts(out.Record.HostID) {
 		t.Errorf("facts %x", out.Record.Facts)
 	}
-	if len(out.Reasons) != 1 || !strings.Contains(out.Reasons[0], "memory holds no host ID") {
+	if len(out.Reasons) != 1 || !strings.Contains(out.Reasons[0], "memory held no host ID") {
 		t.Errorf("reasons %q", out.Reasons)
 	}
 	want := []hostid.StoreState{
