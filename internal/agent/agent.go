@@ -219,7 +219,7 @@ func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
 	}
 	out.CheckedIn = err == nil
 	if err != nil {
-		out.Refused = errors.Is(err, checkin.ErrRefused)
+		out.Refused = errors.Is(err, checkin.ErrRefused) || errors.Is(err, checkin.ErrUntrusted)
 		out.Error = err.Error()
 	}
 	a.finished(est, out)

@@ -75,6 +75,9 @@ var (
 	ErrRefused = errors.New("the higher system refused the report")
 	// ErrUnavailable: nobody knows whether it was accepted; send it again unchanged.
 	ErrUnavailable = errors.New("the higher system cannot be reached")
+	// ErrUntrusted comes with ErrUnavailable: something answers, but by another certificate or key than the one that
+	// this client was told to trust. Mostly a mistake in the set-up, never one that waiting mends.
+	ErrUntrusted = errors.New("the higher system is not the one to trust")
 )
 
 // Refusal says why a report is refused, by a word to branch on and a sentence to show. errors.Is(err, ErrRefused)

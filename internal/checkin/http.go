@@ -125,6 +125,9 @@ type certError struct{ reason string }
 
 func (e *certError) Error() string { return "its certificate is not trusted: " + e.reason }
 
+// Is makes errors.Is(err, ErrUntrusted) hold.
+func (e *certError) Is(target error) bool { return target == ErrUntrusted }
+
 func (o ClientOptions) judge(name string, chain []*x509.Certificate) error {
 	if len(chain) == 0 {
 		return &certError{"none was shown"}

@@ -170,7 +170,7 @@ func TestUntrustedHigherSystems(t *testing.T) {
 		}
 		defer c.Close()
 		_, err = c.CheckIn(t.Context(), mustSign(t, report(), nil))
-		if !errors.Is(err, checkin.ErrUnavailable) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "ca_pin") {
+		if !errors.Is(err, checkin.ErrUnavailable) || !errors.Is(err, checkin.ErrUntrusted) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "ca_pin") {
 			t.Errorf("%s: %v", test.name, err)
 		}
 	}
@@ -186,7 +186,7 @@ func TestUntrustedHigherSystems(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.CheckIn(t.Context(), mustSign(t, report(), nil)); !errors.Is(err, checkin.ErrUnavailable) || !strings.Contains(err.Error(), "signed by sha256:") {
+	if _, err := c.CheckIn(t.Context(), mustSign(t, report(), nil)); !errors.Is(err, checkin.ErrUnavailable) || !errors.Is(err, checkin.ErrUntrusted) || !strings.Contains(err.Error(), "signed by sha256:") {
 		t.Errorf("a reply by another key: %v", err)
 	}
 }
@@ -274,7 +274,7 @@ func TestAnswersThatAreNoReply(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if _, err := c.CheckIn(t.Context(), mustSign(t, report(), nil)); !errors.Is(err, checkin.ErrUnavailable) {
+		if _, err := c.CheckIn(t.Context(), mustSign(t, report(), nil)); !errors.Is(err, checkin.ErrUnavailable) || errors.Is(err, checkin.ErrUntrusted) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

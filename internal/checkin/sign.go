@@ -170,7 +170,7 @@ func VerifyReply(raw string, manager Fingerprint, report Digest) (Reply, error) 
 		return Reply{}, fmt.Errorf("reply: %w", err)
 	}
 	if FingerprintOf(key) != manager {
-		return Reply{}, fmt.Errorf("reply: signed by %s, but the enrolment token names the manager %s", FingerprintOf(key), manager)
+		return Reply{}, fmt.Errorf("%w: the reply is signed by %s, but the enrolment token names the manager %s", ErrUntrusted, FingerprintOf(key), manager)
 	}
 	var r Reply
 	if err := json.Unmarshal(payload, &r); err != nil {
