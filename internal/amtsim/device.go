@@ -666,8 +666,8 @@ func (d *Device) tlsConfig() *tls.Config {
 			IsCA:                  true,
 			DNSNames:              []string{d.id.host, d.id.host + "." + d.id.domain},
 		}
-		for _, l := range d.listeners {
-			if ip := net.ParseIP(hostOf(l.addr)); ip != nil && !slices.ContainsFunc(template.IPAddresses, ip.Equal) {
+		for _, addr := range []string{d.options.Network, d.options.Local, d.options.NetworkTLS, d.options.LocalTLS} {
+			if ip := net.ParseIP(hostOf(addr)); ip != nil && !slices.ContainsFunc(template.IPAddresses, ip.Equal) {
 				template.IPAddresses = append(template.IPAddresses, ip)
 			}
 		}

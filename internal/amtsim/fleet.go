@@ -152,22 +152,14 @@ func (f *Fleet) Close() {
 }
 
 // WriteSystemFile writes the devices as a system configuration information file (.NDD): one client per line with its
-// network address, host name and MAC address.
+// network address, host name and MAC address, and without a host ID, which a fresh PC does not have.
 func (f *Fleet) WriteSystemFile(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprintf(b, "' %d simulated PCs\n", len(f.Devices))
 	for _, d := range f.Devices {
-		address := ""
-		for _, l := range d.listeners {
-			if l.side == networkSide {
-				address = hostOf(l.addr)
-			}
-		}
-		if address == "" {
-			continue
-		}
-		fmt.Fprintf(b, "%s %s HID=%s,TYPE=client,MAC=%s,COMMENT=simulated,ROOT=\\,DATE=%s\n", address, d.id.host,
-			"", strings.ToUpper(d.id.mac), d.now().Format("2006/01/02 15:04:05"))
+		address := hostOf(d.options.Network)
+		fmt.Fprintf(b, "%s %s TYPE=client,MAC=%s,COMMENT=simulated,ROOT=\\,DATE=%s\n", address, d.id.host,
+			strings.ToUpper(d.id.mac), d.now().Format("2006/01/02 15:04:05"))
 	}
 	return b.Flush()
 }

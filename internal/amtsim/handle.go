@@ -28,8 +28,8 @@ type enumeration struct {
 	used  time.Time
 }
 
-// handle answers one WS-Management request that was let in. It appends the envelope to out; html is set where the answer
-// is a page instead. It runs under the device's lock.
+// handle answers one WS-Management request that was let in. It appends the envelope to out and gives the HTTP status; 0,
+// 401 and 403 stand for answers that are no envelope. It runs under the device's lock.
 func (d *Device) handle(m *message, err error, user *account, from side, out []byte) (reply []byte, code int) {
 	switch err {
 	case nil:
@@ -261,7 +261,6 @@ func (d *Device) handleInvoke(m *message, c *class, method *method, user *accoun
 	out = appendReplyHead(out, m, m.action+"Response", d.nextMessage(), c.uri)
 	out = append(append(append(out, `<g:`...), method.name...), `_OUTPUT>`...)
 	call := &call{d: d, from: from, user: user, args: d.args, out: out}
-	start := len(out)
 	result := d.gate(call, c, method)
 	if result == 0 {
 		result = method.run(call)
@@ -269,9 +268,6 @@ func (d *Device) handleInvoke(m *message, c *class, method *method, user *accoun
 		call.u32("BytesWritten", 0)
 	}
 	out = call.out
-	if result != 0 && !method.keep {
-		out = out[:start]
-	}
 	if d.restarting {
 		d.restarting, d.faults.RestartInCall, d.pending = false, "", pendingRestart
 	}

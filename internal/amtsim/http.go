@@ -205,6 +205,13 @@ func (h *connection) read(n int) error {
 	return nil
 }
 
+// write sends bytes to a client that must take them within the time for a request.
+func (h *connection) write(b []byte) error {
+	h.c.SetWriteDeadline(time.Now().Add(requestTimeout))
+	_, err := h.c.Write(b)
+	return err
+}
+
 // line reads a short line of a chunked body.
 func (h *connection) line() (string, error) {
 	for {
@@ -302,7 +309,7 @@ func (h *connection) serveOne() bool {
 		return false
 	}
 	if r.expect && !r.http10 && (r.chunked || r.length > 0) && r.length <= maxBody {
-		if _, err := h.c.Write([]byte("HTTP/1.1 100 Continue\r\n\r\n")); err != nil {
+		if h.write([]byte("HTTP/1.1 100 Continue\r\n\r\n")) != nil {
 			return false
 		}
 	}
@@ -366,11 +373,11 @@ func (h *connection) serveOne() bool {
 	closing = closing || code != http.StatusOK
 	h.soap(code, closing, r.http10, chunk)
 	if cut != nil && code == http.StatusOK && *cut < len(h.out) {
-		h.c.Write(h.out[:*cut])
+		h.write(h.out[:*cut])
 		h.raw.SetLinger(0)
 		return false
 	}
-	_, err = h.c.Write(h.out)
+	err = h.write(h.out)
 	if after == pendingUnprovision {
 		d.logError(d.Unprovision())
 		return false
@@ -458,7 +465,7 @@ func (h *connection) page(b []byte, html string) bool {
 	b = strconv.AppendInt(b, int64(len(html)), 10)
 	b = append(b, "\r\nConnection: close\r\n\r\n"...)
 	h.out = append(b, html...)
-	if _, err := h.c.Write(h.out); err != nil {
+	if h.write(h.out) != nil {
 		return false
 	}
 	// Closing with unread bytes would reset the connection and could take the page with it.

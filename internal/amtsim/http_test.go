@@ -3,6 +3,7 @@ package amtsim
 import (
 	"bufio"
 	"bytes"
+	"crypto/md5"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -555,7 +556,20 @@ func TestLockout(t *testing.T) {
 	if !lets(good) {
 		t.Fatal("locked after nine failures")
 	}
-	for range 10 { // the success began the count anew
+	for range 9 { // the success began the count anew
+		lets(bad)
+	}
+	if !lets(good) {
+		t.Fatal("locked after nine failures since the last success")
+	}
+	for range 10 {
+		lets(bad)
+	}
+	clock.add(5 * time.Second)
+	if !lets(good) {
+		t.Fatal("still locked after 5 s")
+	}
+	for range 10 { // and the success made the next time short again
 		lets(bad)
 	}
 	for _, seconds := range []int{5, 10, 20, 40, 80, 80} {
@@ -582,7 +596,7 @@ func TestLockout(t *testing.T) {
 	if !lets(good) {
 		t.Error("failures are counted for more than an hour")
 	}
-	if n := d.Snapshot().FailedLogons; n != 9+10+6*2+9+1 {
+	if n := d.Snapshot().FailedLogons; n != 9+9+10+10+6*2+9+1 {
 		t.Errorf("%d failed log-ons", n)
 	}
 	// A restart forgets.
@@ -650,14 +664,8 @@ func TestAuthorizationService(t *testing.T) {
 	d := start(t, Options{})
 	c := newClient(t, d.NetworkURL())
 	digestOf := func(user, password string) string {
-		h := md5hex(user + ":" + d.Snapshot().DigestRealm + ":" + password)
-		var b [16]byte
-		fmt.Sscanf(h, "%x", new([]byte))
-		for i := range b {
-			n, _ := strconv.ParseUint(h[2*i:2*i+2], 16, 8)
-			b[i] = byte(n)
-		}
-		return b64(string(b[:]))
+		sum := md5.Sum([]byte(user + ":" + d.Snapshot().DigestRealm + ":" + password))
+		return b64(string(sum[:]))
 	}
 	add := func(user, password string, access string, realms ...string) []string {
 		args := []string{"DigestUsername", user, "DigestPassword", digestOf(user, password), "AccessPermission", access}

@@ -29,12 +29,12 @@ type parameter struct {
 	optional bool
 }
 
-// method is one extrinsic method: what its input must look like, and what it does. run appends the outputs in MOF order;
-// ReturnValue is appended by the caller, who drops the outputs of a failed call unless keep is set.
+// method is one extrinsic method: what its input must look like, and what it does. run appends the outputs in MOF order,
+// none if it fails; ReturnValue is appended by the caller.
 type method struct {
 	name string
 	in   []parameter
-	keep bool // outputs count with any ReturnValue
+	keep bool // BytesWritten stands beside every ReturnValue, also where the call was refused before run
 	run  func(*call) status
 }
 
