@@ -79,7 +79,7 @@ func Sign(r Report, key ed25519.PrivateKey, enrol *EnrolmentToken) (SignedReport
 	}
 	var extra map[jose.HeaderKey]any
 	if enrol != nil {
-		extra = map[jose.HeaderKey]any{"enrol": enrol.prove(payload)}
+		extra = map[jose.HeaderKey]any{"enrol": enrol.prove(key.Public().(ed25519.PublicKey), payload)}
 	}
 	jws, err := sign(payload, typReport, key, extra)
 	if err == nil && len(jws) > MaxReport {
@@ -120,6 +120,7 @@ func verifyReport(s SignedReport) (VerifiedReport, error) {
 		if err != nil {
 			return VerifiedReport{}, err
 		}
+		v.Enrol.Key = key
 	}
 	return v, nil
 }

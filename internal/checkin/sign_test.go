@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
@@ -250,6 +251,27 @@ func TestEnrolmentProof(t *testing.T) {
 	moved.TokenID = other.ID
 	if moved.Check(token.Verifier(), v.Payload) {
 		t.Error("the proof serves another token ID")
+	}
+	// A hostile relay signs what it was given with its own key, and leaves the proof in.
+	opts := (&jose.SignerOptions{EmbedJWK: true}).WithType("samehost/report/1").WithHeader("enrol", v.Enrol)
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.EdDSA, Key: key("relay")}, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := signer.Sign(v.Payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jws, err := again.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolen, err := checkin.Verify(checkin.SignedReport{JWS: jws})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stolen.Enrol.Check(token.Verifier(), stolen.Payload) {
+		t.Error("the proof enrols another key")
 	}
 	if strings.Contains(mustSign(t, report(), &token).JWS, base64.RawURLEncoding.EncodeToString(token.Secret[:])) {
 		t.Error("the secret is sent")
