@@ -155,14 +155,18 @@ func (t *transaction) settle(v checkin.VerifiedReport, e epoch, p placement, a a
 	if err != nil {
 		return board, err
 	}
+	changed := false
 	if keeps && (board == hostid.SameBoard || !a.facts.decides()) {
-		if err := t.learn(v.Report.HostID, &a, v.Report.Facts); err != nil {
+		if changed, err = t.learn(v.Report.HostID, &a, v.Report.Facts); err != nil {
 			return board, err
 		}
 	}
 	a.seen = seenIn(v.Report)
 	a.seenHost = v.Report.HostID
-	return board, t.saveAsset(a)
+	if err := t.saveAsset(a); err != nil || !changed {
+		return board, err
+	}
+	return board, t.sameBoard(v, a, e)
 }
 
 // keeps reports whether the branch keeps the asset from now on, and records when that changes. A branch that was

@@ -47,6 +47,22 @@ func (t *transaction) openConflict(c conflict) error {
 	return t.record(c.host, "conflict-"+c.kind, c.evidence)
 }
 
+// closeConflict closes a conflict that proof has settled, if there is such a one, and records it.
+func (t *transaction) closeConflict(kind, subject string) error {
+	var id int64
+	var host, evidence string
+	found, err := t.get(`UPDATE conflicts SET closed = $1 WHERE kind = $2 AND subject = $3 AND closed IS NULL RETURNING id, host_id, evidence`,
+		[]any{millis(t.now), kind, subject}, []any{&id, &host, &evidence})
+	if err != nil || !found {
+		return err
+	}
+	hostID, err := hostid.ParseID(host)
+	if err != nil {
+		return err
+	}
+	return t.record(hostID, "conflict-settled", map[string]any{"conflict": id, "kind": kind})
+}
+
 // inConflict reports whether an open conflict is about that epoch.
 func (t *transaction) inConflict(epochID int64) (bool, error) {
 	return t.get(`SELECT 1 FROM conflict_epochs ce JOIN conflicts c ON c.id = ce.conflict_id
@@ -112,7 +128,7 @@ func (t *transaction) observe(v checkin.VerifiedReport, h host, e epoch) error {
 // Conflict is something about identity that nobody has decided yet.
 type Conflict struct {
 	ID       int64           `json:"id"`
-	Kind     string          `json:"kind"` // other-key, other-board, overlap, replacement, observed
+	Kind     string          `json:"kind"` // other-key, other-board, same-board, overlap, replacement, observed
 	HostID   hostid.ID       `json:"host_id"`
 	Opened   time.Time       `json:"opened"`
 	Closed   time.Time       `json:"closed,omitzero"`

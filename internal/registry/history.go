@@ -92,6 +92,12 @@ var sentences = map[string]struct{ en, ja string }{
 	"conflict-other-board": {
 		"Host ID {host_id} reports with its own key from another board: main board replaced, disk moved, or data copied.",
 		"ホスト識別子 {host_id} が自身の鍵で別の基板から報告しています。マザーボード交換、ディスク移設、またはデータの複製です。"},
+	"conflict-same-board": {
+		"{name} was enrolled under host ID {host_id}, but {other_name} (host ID {other_host}) is known on the same board, and nothing proves that both are one PC: a reinstallation that restored nothing, or values that several PCs share.",
+		"{name} をホスト識別子 {host_id} で登録しましたが、同じ基板に {other_name} (ホスト識別子 {other_host}) が登録済みで、両者が同一の PC である証明がありません。何も復元できなかった再インストールか、複数の PC で共通の値です。"},
+	"conflict-settled": {
+		"Conflict {conflict} about host ID {host_id} was settled by proof: both host IDs are one asset.",
+		"ホスト識別子 {host_id} に関する競合 {conflict} は、証明により解決しました。両方のホスト識別子は一つの資産です。"},
 	"conflict-overlap": {
 		"Two systems of one asset, host IDs {host} and {other_host}, were alive at the same time for {seconds} seconds.",
 		"一つの資産の二つのシステム (ホスト識別子 {host} と {other_host}) が {seconds} 秒間同時に動作していました。"},

@@ -48,6 +48,7 @@ func TestReplacedIDBecomesAnAlias(t *testing.T) {
 	p := old.successor()
 	expect(t, "named", p.checkIn().Named, nil)
 	expect(t, "assets", m.assetCount(), 2)
+	expect(t, "conflicts", m.conflictKinds(), []string{"same-board"})
 
 	p.replaces(old)
 	expect(t, "named", p.checkIn().Named, []hostid.ID{old.report.HostID})
@@ -57,11 +58,12 @@ func TestReplacedIDBecomesAnAlias(t *testing.T) {
 	expect(t, "the same by its other ID", m.asset(p.report.HostID), a)
 	expect(t, "state", a.State, Live)
 	expect(t, "conflicts", m.conflictKinds(), nil)
-	expect(t, "events", m.kinds(old.report.HostID), []string{"token-used", "enrolled", "token-used", "enrolled", "replaced", "keeps"})
+	expect(t, "events", m.kinds(old.report.HostID), []string{
+		"token-used", "enrolled", "token-used", "enrolled", "conflict-same-board", "conflict-settled", "replaced", "keeps"})
 
 	// The statement stays in the reports until a reply that names it has come.
 	expect(t, "named again", p.checkIn().Named, []hostid.ID{old.report.HostID})
-	expect(t, "events", len(m.kinds(old.report.HostID)), 6)
+	expect(t, "events", len(m.kinds(old.report.HostID)), 8)
 }
 
 func TestReplacedWhileTheOldOneWasJustHeard(t *testing.T) {
@@ -129,7 +131,11 @@ func TestReplacementsThatDoNotHold(t *testing.T) {
 			expect(t, "named", p.checkIn().Named, nil)
 			expect(t, "assets", m.assetCount(), 2)
 			expect(t, "the old asset", m.asset(old.report.HostID), before)
-			expect(t, "conflicts", m.conflictKinds(), []string{"replacement"})
+			conflicts := []string{"replacement", "same-board"}
+			if reason == "board" {
+				conflicts = conflicts[:1]
+			}
+			expect(t, "conflicts", m.conflictKinds(), conflicts)
 			all, err := m.Conflicts(t.Context())
 			must(t, err)
 			var evidence struct{ Reason string }
@@ -137,6 +143,87 @@ func TestReplacementsThatDoNotHold(t *testing.T) {
 			expect(t, "reason", evidence.Reason, reason)
 		})
 	}
+}
+
+// A PC that was reinstalled and restored nothing has evidence but no proof: a person decides, and nothing is joined.
+func TestEvidenceWithoutAKey(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	old, bystander := newPC(m, "alpha"), newPC(m, "beta")
+	old.checkIn()
+	bystander.checkIn()
+	m.pass(4 * DefaultInterval)
+	p := old.successor()
+	p.report.Facts.Disks = board("new disk").Disks
+	p.report.Names.Host = "alpha-reinstalled"
+	expect(t, "provisional", p.checkIn().Provisional, true)
+	p.checkIn()
+	expect(t, "assets", m.assetCount(), 3)
+	all, err := m.Conflicts(t.Context())
+	must(t, err)
+	expect(t, "conflicts", m.conflictKinds(), []string{"same-board"})
+	var evidence struct {
+		OtherHost  hostid.ID `json:"other_host"`
+		OtherName  string    `json:"other_name"`
+		OtherLive  bool      `json:"other_live"`
+		OtherHeard time.Time `json:"other_heard"`
+		Assets     int       `json:"assets_on_this_board"`
+	}
+	must(t, json.Unmarshal(all[0].Evidence, &evidence))
+	expect(t, "other host", evidence.OtherHost, old.report.HostID)
+	expect(t, "other name", evidence.OtherName, "alpha")
+	expect(t, "other live", evidence.OtherLive, false)
+	expect(t, "other heard", evidence.OtherHeard, testEpoch)
+	expect(t, "assets on this board", evidence.Assets, 2)
+	expect(t, "host", all[0].HostID, p.report.HostID)
+	expect(t, "the bystander is not provisional", bystander.checkIn().Provisional, false)
+}
+
+// What many PCs share is evidence of nothing; one fact more makes it a conflict, once for each asset.
+func TestSharedFactsAreNoEvidence(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	var last *pc
+	for i := range 5 {
+		p := newPC(m, fmt.Sprint("model-", i))
+		p.report.Facts.SystemUUID = "4c4c4544-0031-4a10-8042-b4c04f5a3131" // the whole model's
+		p.checkIn()
+		last = p
+	}
+	expect(t, "conflicts", m.conflictKinds(), nil)
+
+	var crowd []*pc
+	for range 4 {
+		p := newPC(m, "crowd")
+		p.report.Facts = last.report.Facts
+		p.report.Facts.NICs = nil
+		p.checkIn()
+		crowd = append(crowd, p)
+	}
+	expect(t, "conflicts", m.conflictKinds(), []string{"same-board", "same-board", "same-board", "same-board"})
+	for _, p := range crowd {
+		p.report.Facts.NICs = last.report.Facts.NICs
+		p.checkIn()
+	}
+	expect(t, "one conflict for each", len(m.conflictKinds()), 4)
+	expect(t, "assets", m.assetCount(), 9)
+}
+
+// The board facts by which others are found follow the asset.
+func TestFoundByFactsLearntLater(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	a := newPC(m, "alpha")
+	whole := a.report.Facts
+	a.report.Facts = hardware.Facts{SystemUUID: "00000000-0000-0000-0000-000000000000", SystemSerial: "To Be Filled By O.E.M."}
+	a.checkIn()
+	b := newPC(m, "beta")
+	b.report.Facts = whole
+	b.checkIn()
+	expect(t, "conflicts", m.conflictKinds(), nil)
+	a.report.Facts = whole
+	expect(t, "provisional", a.checkIn().Provisional, true)
+	expect(t, "conflicts", m.conflictKinds(), []string{"same-board"})
 }
 
 // An ID that was replaced before it ever checked in is an alias; its proof binds nothing.

@@ -125,6 +125,12 @@ func (t *transaction) merge(from, into int64) (moved []string, err error) {
 	if _, err := t.exec(`UPDATE assets SET merged_into = $1 WHERE id = $2`, into, from); err != nil {
 		return nil, err
 	}
+	if _, err := t.exec(`DELETE FROM board_facts WHERE asset_id = $1`, from); err != nil {
+		return nil, err
+	}
+	if err := t.closeConflict("same-board", pairSubject(from, into)); err != nil {
+		return nil, err
+	}
 	_, err = t.exec(`UPDATE conflicts SET asset_id = $1 WHERE asset_id = $2 AND closed IS NULL`, into, from)
 	return moved, err
 }

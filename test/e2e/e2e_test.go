@@ -297,8 +297,10 @@ func TestRestoreImpossible(t *testing.T) {
 				switch {
 				case test.proven && when == "after a check-in":
 					w.assets([]string{old.HostID, renewed.HostID})
+					w.noConflict()
 				case when == "after a check-in":
 					w.assets([]string{old.HostID}, []string{renewed.HostID})
+					w.conflict("same-board", old.HostID, renewed.HostID) // evidence, but no proof: a person decides
 				case test.proven:
 					w.must(w.manager.UntilAlias(old.HostID, renewed.HostID))
 				default:
@@ -309,6 +311,31 @@ func TestRestoreImpossible(t *testing.T) {
 				w.fail(pc)
 				w.want(w.install(pc), renewed.HostID, "restored", "stored")
 			})
+		}
+	}
+}
+
+// noConflict checks that none is open.
+func (w *world) noConflict() {
+	w.t.Helper()
+	r, err := w.manager.Command("conflicts", "list", "--json")
+	w.must(err)
+	if r.Stdout != "" {
+		w.t.Errorf("conflicts:\n%s", r.Stdout)
+	}
+}
+
+// conflict checks that exactly one conflict is open, of that kind and about those host IDs.
+func (w *world) conflict(kind string, hostIDs ...string) {
+	w.t.Helper()
+	r, err := w.manager.Command("conflicts", "list", "--json")
+	w.must(err)
+	if strings.Count(strings.TrimSpace(r.Stdout), "\n") != 0 || !strings.Contains(r.Stdout, `"kind":"`+kind+`"`) {
+		w.t.Fatalf("want one conflict, %s; got:\n%s", kind, r.Stdout)
+	}
+	for _, id := range hostIDs {
+		if !strings.Contains(r.Stdout, id) {
+			w.t.Errorf("the conflict does not name %s:\n%s", id, r.Stdout)
 		}
 	}
 }

@@ -31,6 +31,15 @@ CREATE TABLE assets (
     seen_host   TEXT    NOT NULL  -- the host ID last seen; '' before the first report
 );
 
+-- The board facts that an asset knows, normalised, to find others on the same board by.
+CREATE TABLE board_facts (
+    asset_id BIGINT NOT NULL REFERENCES assets (id),
+    fact     TEXT   NOT NULL,
+    value    TEXT   NOT NULL,
+    PRIMARY KEY (asset_id, fact)
+);
+CREATE INDEX board_facts_value ON board_facts (fact, value);
+
 -- key is bound at enrolment. A host ID that only a replacement named has none yet, but the key of that proof.
 CREATE TABLE hosts (
     host_id      TEXT    PRIMARY KEY,
