@@ -374,8 +374,7 @@ func testCutFirst(t *testing.T, s *suite) {
 	if s.Cut == nil {
 		t.Skip("NOT TESTED: this store's storage cannot be cut while it writes")
 	}
-	// Each cut needs a fixture of its own, so the steps between are left to testCut.
-	for n := 0; n < maxSteps; n += 7 {
+	for n := range maxSteps {
 		s := &suite{Fixture: s.open(t)}
 		store, r := s.Reopen(t), s.record(1)
 		s.Cut(n)
