@@ -702,6 +702,10 @@ func TestAuthorizationService(t *testing.T) {
 	if a := zwei.invoke(sto, "GetMTU"); a.code != 401 {
 		t.Errorf("a disabled user: HTTP %d", a.code)
 	}
+	play(t, c, aut, []step{ // changing a user does not enable it
+		{nil, "UpdateUserAclEntryEx", append([]string{"Handle", "2"}, add("zwei", "Zwei00!!", "2", "6")...), rv(0)},
+		{nil, "GetAclEnabledState", []string{"Handle", "2"}, "Enabled=false ReturnValue=0"},
+	})
 	play(t, c, aut, []step{
 		{nil, "RemoveUserAclEntry", []string{"Handle", "2"}, rv(0)},
 		{nil, "RemoveUserAclEntry", []string{"Handle", "2"}, rv(2053)},

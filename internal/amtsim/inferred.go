@@ -51,7 +51,7 @@ const (
 const (
 	codeUnknownSession      = statusNotRegistered
 	codeWrongInterface      = statusRegistration // doubt 7
-	codeRegistrationName    = statusRegistration // empty or over-long vendor, application or enterprise
+	codeRegistrationName    = statusRegistration // empty or over-long vendor or application
 	codeLongName            = statusInvalidName  // block, group, EACL and FPACL names
 	codeEmptyAdminName      = statusInvalidName
 	codeTooManySessions     = statusMaxLimit

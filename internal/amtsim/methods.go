@@ -495,12 +495,12 @@ func register(c *call) status {
 	if len(id) != 16 {
 		return statusInvalidParameter
 	}
-	for _, s := range []string{vendor, name, ent} {
+	for _, s := range []string{vendor, name} {
 		if s == "" || nameLength(s) > maxNameLength {
 			return codeRegistrationName
 		}
 	}
-	if f.enterprise(ent) == nil {
+	if f.enterprise(ent) == nil { // an empty or over-long one never is
 		return statusRegistration
 	}
 	var a *application
