@@ -15,10 +15,12 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -67,6 +69,7 @@ type Client struct {
 type Manager struct {
 	DataDir  string   `toml:"data_dir"` // required
 	Listen   string   `toml:"listen"`   // HOST:PORT; default 127.0.0.1:8740
+	Names    []string `toml:"names"`    // what clients call this machine, each good by CheckName; for the certificate
 	Database string   `toml:"database"` // "sqlite:/full/path" (default samehost.db in DataDir) or "postgres://..."
 	AMT      AMT      `toml:"amt"`
 	Dcmamtin Dcmamtin `toml:"dcmamtin"`
@@ -100,6 +103,7 @@ const (
 	maxPassword = 1024      // bytes; AMT itself stops at 32
 	maxName     = 64        // characters of an enterprise name in 3PDS (Intel: storage registration, CFG_MAX)
 	maxWait     = time.Hour // installation waits that long at most for AMT to answer
+	maxNames    = 100       // more would make a certificate that is a burden in every handshake
 )
 
 // DefaultPath is where the program ("manager", "relay" or "client") looks without --config:
@@ -166,6 +170,7 @@ func LoadManager(path string) (Manager, error) {
 	}
 	d.required("data_dir", &m.DataDir)
 	d.listen(&m.Listen)
+	d.names(m.Names)
 	d.database(&m.Database, m.DataDir)
 	d.amt(&m.AMT, false)
 	d.dcmamtin(&m.Dcmamtin)
@@ -242,14 +247,70 @@ func (d *document) listen(addr *string) {
 	if *addr == "" {
 		*addr = defaultListen
 	}
-	host, port, err := net.SplitHostPort(*addr)
+	if err := CheckListen(*addr); err != nil {
+		d.fail("listen", "%v", err)
+	}
+}
+
+// CheckListen accepts HOST:PORT as listen has it. The error does not name the key.
+func CheckListen(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil || strings.ContainsAny(host, " /") {
-		d.fail("listen", `must be ADDRESS:PORT, as %q`, defaultListen)
-		return
+		return fmt.Errorf(`must be ADDRESS:PORT, as %q`, defaultListen)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
-		d.fail("listen", "has no port number from 0 to 65535")
+		return errors.New("has no port number from 0 to 65535")
 	}
+	return nil
+}
+
+func (d *document) names(names []string) {
+	if len(names) > maxNames {
+		d.fail("names", "has more than %d entries", maxNames)
+	}
+	for _, n := range names {
+		if err := CheckName(n); err != nil {
+			d.fail("names", "holds %s", err)
+		}
+	}
+}
+
+// CheckName accepts what a server's certificate can be issued for: a DNS name of letters, digits, hyphens and
+// underscores, written out (RFC 1123 2.1; underscores are in use), or an IP address that a machine can have. The
+// error begins with the name, quoted, and says what to write instead.
+func CheckName(name string) error {
+	shown := strconv.QuoteToASCII(name)
+	if len(name) > maxKeyShown {
+		shown = strconv.QuoteToASCII(name[:maxKeyShown]) + "..."
+	}
+	if ip, err := netip.ParseAddr(name); err == nil {
+		switch {
+		case ip.IsUnspecified() || ip.IsMulticast():
+			return fmt.Errorf("%s, an address that no machine has; write one that clients connect to", shown)
+		case ip.Zone() != "":
+			return fmt.Errorf("%s, an address with a zone; write it without", shown)
+		}
+		return nil
+	}
+	labels := strings.Split(name, ".")
+	last := labels[len(labels)-1]
+	switch {
+	case strings.ContainsAny(name, ":/[]"):
+		return fmt.Errorf("%s, which is no DNS name or IP address; write it without https://, brackets and port", shown)
+	case strings.Contains(name, "*"):
+		return fmt.Errorf("%s, a pattern; write each name out", shown)
+	case strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }):
+		return fmt.Errorf("%s, with characters that DNS does not have; write the form that begins with xn--", shown)
+	case len(name) > 253 || last == "" || strings.Trim(last, "0123456789") == "" || slices.ContainsFunc(labels, notLabel):
+		return fmt.Errorf(`%s, which is no DNS name or IP address; write it as "manager.example" or "192.0.2.7"`, shown)
+	}
+	return nil
+}
+
+// notLabel says whether s cannot be one part of a DNS name: 1 to 63 characters, no hyphen at either end.
+func notLabel(s string) bool {
+	const in = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	return s == "" || len(s) > 63 || strings.TrimLeft(s, in) != "" || s[0] == '-' || s[len(s)-1] == '-'
 }
 
 // higherSystem accepts https://HOST[:PORT] only: check-ins are signed, but host names and addresses in them are nobody

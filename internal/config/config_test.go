@@ -88,14 +88,14 @@ listen = "[::1]:0"
 amt = { user = "operator", password_file = "pw", port = 16994, tls = true, tls_ca = "ca.pem", enterprise = "Example Corp" }
 dcmamtin.resolve = "file"
 `
-	path, dir := write(t, "database = 'postgres://samehost@db.example/samehost'"+both)
+	path, dir := write(t, "names = ['manager.example', '2001:db8::7']\ndatabase = 'postgres://samehost@db.example/samehost'"+both)
 	amt := AMT{InUse: true, User: "operator", PasswordFile: filepath.Join(dir, "pw"), Port: "16994", TLS: true,
 		TLSCA: filepath.Join(dir, "ca.pem"), Enterprise: "Example Corp"}
 	m, err := LoadManager(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Manager{DataDir: dir, Listen: "[::1]:0", Database: "postgres://samehost@db.example/samehost",
+	if diff := cmp.Diff(Manager{DataDir: dir, Listen: "[::1]:0", Names: []string{"manager.example", "2001:db8::7"}, Database: "postgres://samehost@db.example/samehost",
 		AMT: amt, Dcmamtin: Dcmamtin{"file"}}, m); diff != "" {
 		t.Error(diff)
 	}
@@ -196,8 +196,13 @@ func TestMistakes(t *testing.T) {
 		{manager, "data_dir = 'd'\ndatabase = 'sqlite:'", `x.toml:2: database must name a file after "sqlite:", as "sqlite:samehost.db" (taken from data_dir)`},
 		{manager, "data_dir = 'd'\ndatabase = 'postgres://u:hunter2@%zz/'", `x.toml:2: database is not a URL that can be read; write "postgres://USER@HOST/DATABASE"`},
 		{manager, "data_dir = 'd'\n[amt]\nurl = 'http://127.0.0.1:16992'", "x.toml:3: [amt] url belongs into the client's file; leave it out here"},
+		{manager, "data_dir = 'd'\nnames = 'manager.example'", `x.toml:2: names must be a list of texts in quotes, as ["one", "two"]`},
+		{manager, "data_dir = 'd'\nnames = ['manager.example', 7]", `x.toml:2: names must be a list of texts in quotes, as ["one", "two"]`},
+		{manager, "data_dir = 'd'\nnames = ['manager.example', 'https://manager.example:8740']", `x.toml:2: names holds "https://manager.example:8740", which is no DNS name or IP address; write it without https://, brackets and port`},
+		{manager, "data_dir = 'd'\nnames = [" + strings.Repeat("'a',", 101) + "]", "x.toml:2: names has more than 100 entries"},
+		{relay, "data_dir = 'd'\nhigher_system = 'https://m'\nnames = ['r.example']", "x.toml:3: names is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, dcmamtin, enrolment_token_file, higher_system, listen)"},
 		{relay, "data_dir = 'd'", `x.toml: higher_system is missing; write the manager's or the next relay's address, as "https://manager.example:8740"`},
-		{dcmamtin, "data_dir = 'd'\nrestore_wait = '1s'", "x.toml:2: restore_wait is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, database, dcmamtin, enrolment_token_file, higher_system, listen)"},
+		{dcmamtin, "data_dir = 'd'\nrestore_wait = '1s'", "x.toml:2: restore_wait is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, database, dcmamtin, enrolment_token_file, higher_system, listen, names)"},
 		{dcmamtin, "[dcmamtin]\nresolve = 'DNS'", `x.toml:2: [dcmamtin] resolve must be "dns" (host name first) or "file" (the file's address first)`},
 		{dcmamtin, "[amt]\nuser = ''", `x.toml:2: [amt] user is empty; name the AMT management user, or leave it out for "admin"`},
 		{dcmamtin, "[amt]\nuser = 'a:b'", "x.toml:2: [amt] user must be at most 64 printable characters without a colon"},
@@ -222,6 +227,44 @@ func TestMistakes(t *testing.T) {
 		}
 		if got := strings.TrimPrefix(err.Error(), dir+string(filepath.Separator)); got != c.want {
 			t.Errorf("%q:\n got %s\nwant %s", c.text, got, c.want)
+		}
+	}
+}
+
+func TestCheckName(t *testing.T) {
+	t.Parallel()
+	for _, good := range []string{"manager", "manager.example", "MANAGER.Example", "a_b.example", "1.example", "xn--eckwd4c7c.example",
+		"192.0.2.7", "::1", "2001:db8::7", strings.Repeat("a", 63) + ".example", strings.TrimSuffix(strings.Repeat("a.", 127), ".")} {
+		if err := CheckName(good); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	const form = ` which is no DNS name or IP address; write it as "manager.example" or "192.0.2.7"`
+	for bad, want := range map[string]string{
+		"":                        `"",` + form,
+		"manager.example.":        `"manager.example.",` + form,
+		".example":                `".example",` + form,
+		"a..example":              `"a..example",` + form,
+		"-a.example":              `"-a.example",` + form,
+		"a-.example":              `"a-.example",` + form,
+		"a b":                     `"a b",` + form,
+		"a\x1b[31m":               `"a\x1b[31m", which is no DNS name or IP address; write it without https://, brackets and port`,
+		"192.0.2.300":             `"192.0.2.300",` + form,
+		"192.0.2":                 `"192.0.2",` + form,
+		"manager,192.0.2.7":       `"manager,192.0.2.7",` + form,
+		"manager.example:8740":    `"manager.example:8740", which is no DNS name or IP address; write it without https://, brackets and port`,
+		"[::1]":                   `"[::1]", which is no DNS name or IP address; write it without https://, brackets and port`,
+		"*.example":               `"*.example", a pattern; write each name out`,
+		"管理.example":              `"\u7ba1\u7406.example", with characters that DNS does not have; write the form that begins with xn--`,
+		"0.0.0.0":                 `"0.0.0.0", an address that no machine has; write one that clients connect to`,
+		"::":                      `"::", an address that no machine has; write one that clients connect to`,
+		"224.0.0.1":               `"224.0.0.1", an address that no machine has; write one that clients connect to`,
+		"fe80::1%eth0":            `"fe80::1%eth0", an address with a zone; write it without`,
+		strings.Repeat("a", 64):   `"` + strings.Repeat("a", 64) + `",` + form,
+		strings.Repeat("a.", 300): `"` + strings.Repeat("a.", 40) + `"...,` + form,
+	} {
+		if err := CheckName(bad); err == nil || err.Error() != want {
+			t.Errorf("%q:\n got %v\nwant %s", bad, err, want)
 		}
 	}
 }

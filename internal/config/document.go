@@ -194,6 +194,21 @@ func (d *document) set(key string, value any, fields []reflect.Value, options st
 		for _, f := range fields {
 			f.SetString(s)
 		}
+	case []string:
+		list, ok := value.([]any)
+		for _, v := range list {
+			_, isText := v.(string)
+			ok = ok && isText
+		}
+		if !ok {
+			d.fail(key, `must be a list of texts in quotes, as ["one", "two"]`)
+			return
+		}
+		for _, f := range fields {
+			for _, v := range list {
+				f.Set(reflect.Append(f, reflect.ValueOf(v)))
+			}
+		}
 	case bool:
 		v, ok := value.(bool)
 		if !ok {
