@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -120,19 +121,24 @@ func NewClient(o ClientOptions) (*Client, error) {
 	}, nil
 }
 
-// certError is a certificate that does not hold; it tells a wrong set-up from a network that is down.
-type certError struct{ reason string }
+// certError is a certificate that does not hold, and what to do; it tells a wrong set-up from a network that is down.
+type certError struct{ reason, remedy string }
 
-func (e *certError) Error() string { return "its certificate is not trusted: " + e.reason }
+func (e *certError) Error() string {
+	return "its certificate is not trusted: " + e.reason + "; " + e.remedy
+}
+
+// checkTrust is the remedy where the certificate itself is in doubt.
+const checkTrust = "check ca_file or ca_pin, and this PC's clock"
 
 // Is makes errors.Is(err, ErrUntrusted) hold.
 func (e *certError) Is(target error) bool { return target == ErrUntrusted }
 
 func (o ClientOptions) judge(name string, chain []*x509.Certificate) error {
 	if len(chain) == 0 {
-		return &certError{"none was shown"}
+		return &certError{"none was shown", checkTrust}
 	}
-	opts := x509.VerifyOptions{Roots: o.RootCAs, Intermediates: x509.NewCertPool(), DNSName: name, CurrentTime: o.Now()}
+	opts := x509.VerifyOptions{Roots: o.RootCAs, Intermediates: x509.NewCertPool(), CurrentTime: o.Now()}
 	if o.PinSPKI != nil {
 		opts.Roots = x509.NewCertPool()
 		found := false
@@ -143,7 +149,7 @@ func (o ClientOptions) judge(name string, chain []*x509.Certificate) error {
 			}
 		}
 		if !found {
-			return &certError{"no key in its chain is the pinned one"}
+			return &certError{"no key in its chain is the pinned one", checkTrust}
 		}
 	}
 	for _, c := range chain[1:] {
@@ -155,9 +161,38 @@ func (o ClientOptions) judge(name string, chain []*x509.Certificate) error {
 		}
 	}
 	if _, err := chain[0].Verify(opts); err != nil {
-		return &certError{err.Error()}
+		return &certError{printable(err.Error(), maxText), checkTrust}
+	}
+	// The name last: its remedy is no advice about a certificate of somebody else.
+	if err := chain[0].VerifyHostname(name); err != nil {
+		remedy := fmt.Sprintf("add %q to names in manager.toml", name)
+		if len(chain[0].DNSNames)+len(chain[0].IPAddresses) > 0 {
+			remedy = "use one of these names in higher_system, or " + remedy
+		}
+		return &certError{fmt.Sprintf("it is for %s, not for %s", namesOf(chain[0]), name), remedy}
 	}
 	return nil
+}
+
+// maxNamesShown is how many of a certificate's names an error shows.
+const maxNamesShown = 10
+
+// namesOf lists what a certificate is for.
+func namesOf(c *x509.Certificate) string {
+	names := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	for i, n := range names {
+		names[i] = printable(n, maxName)
+	}
+	switch more := len(names) - maxNamesShown; {
+	case len(names) == 0:
+		return "no name"
+	case more > 0:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNamesShown], ", "), more)
+	}
+	return strings.Join(names, ", ")
 }
 
 // CheckIn implements HigherSystem. A reply is returned only if the manager's key signed it for this report; a
@@ -216,13 +251,13 @@ func (c *Client) CheckIn(ctx context.Context, r SignedReport) (Reply, error) {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 func (c *Client) unavailable(err error) error {
-	var cert *certError
-	if errors.As(err, &cert) {
-		err = fmt.Errorf("%w; check ca_file or ca_pin, and this PC's clock", cert)
-	}
 	// The URL is stated once; url.Error would repeat it with the method.
 	var u *url.Error
-	if errors.As(err, &u) && cert == nil {
+	var cert *certError
+	switch {
+	case errors.As(err, &cert):
+		err = cert
+	case errors.As(err, &u):
 		err = u.Err
 	}
 	return fmt.Errorf("%w: %s: %w", ErrUnavailable, c.url, err)

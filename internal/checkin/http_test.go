@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -43,13 +44,18 @@ func accept(r checkin.SignedReport) (checkin.Reply, error) {
 
 var validFrom, validTo = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2028, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// pki is a CA and a certificate for 127.0.0.1 by it.
+// pki is a CA and a certificate by it.
 type pki struct {
 	ca   *x509.Certificate
 	leaf tls.Certificate
 }
 
 func newPKI(t *testing.T) pki {
+	t.Helper()
+	return newPKIFor(t, nil, []net.IP{net.IPv4(127, 0, 0, 1)})
+}
+
+func newPKIFor(t *testing.T, names []string, ips []net.IP) pki {
 	t.Helper()
 	make := func(tmpl, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -70,7 +76,7 @@ func newPKI(t *testing.T) pki {
 		return c, k
 	}
 	ca, caKey := make(&x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotBefore: validFrom, NotAfter: validTo, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, nil)
-	leaf, leafKey := make(&x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: validFrom, NotAfter: validTo, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, ca, caKey)
+	leaf, leafKey := make(&x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: validFrom, NotAfter: validTo, DNSNames: names, IPAddresses: ips, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, ca, caKey)
 	return pki{ca, tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.Raw}, PrivateKey: leafKey}}
 }
 
@@ -158,7 +164,7 @@ func TestUntrustedHigherSystems(t *testing.T) {
 		{"another CA", "certificate is not trusted", checkin.ClientOptions{RootCAs: stranger.pool(), Now: during}},
 		{"another pin", "no key in its chain is the pinned one", checkin.ClientOptions{PinSPKI: make([]byte, 32), Now: during}},
 		{"expired", "expired", checkin.ClientOptions{PinSPKI: spki[:], Now: after}},
-		{"another name", "certificate is not trusted", checkin.ClientOptions{URL: strings.Replace(url, "127.0.0.1", "localhost", 1), RootCAs: p.pool(), Now: during}},
+		{"another CA and another name", "certificate is not trusted: x509: certificate signed by unknown authority", checkin.ClientOptions{URL: strings.Replace(url, "127.0.0.1", "localhost", 1), RootCAs: stranger.pool(), Now: during}},
 	} {
 		if test.o.URL == "" {
 			test.o.URL = url
@@ -188,6 +194,50 @@ func TestUntrustedHigherSystems(t *testing.T) {
 	defer c.Close()
 	if _, err := c.CheckIn(t.Context(), mustSign(t, report(), nil)); !errors.Is(err, checkin.ErrUnavailable) || !errors.Is(err, checkin.ErrUntrusted) || !strings.Contains(err.Error(), "signed by sha256:") {
 		t.Errorf("a reply by another key: %v", err)
+	}
+}
+
+// The likeliest mistake of all: the manager is called by a name that its certificate does not have.
+func TestAnotherName(t *testing.T) {
+	t.Parallel()
+	during := func() time.Time { return validFrom.AddDate(1, 0, 0) }
+	many := make([]string, 12)
+	for i := range many {
+		many[i] = fmt.Sprintf("m%d.example", i)
+	}
+	for _, test := range []struct {
+		names []string
+		ips   []net.IP
+		want  string
+	}{
+		{[]string{"manager", "manager.example"}, []net.IP{net.IPv4(192, 0, 2, 7)}, "it is for manager, manager.example, 192.0.2.7, not for localhost; "},
+		{nil, []net.IP{net.IPv4(127, 0, 0, 1)}, "it is for 127.0.0.1, not for localhost; "},
+		{nil, nil, "it is for no name, not for localhost; "},
+		{many, nil, "it is for m0.example, m1.example, m2.example, m3.example, m4.example, m5.example, m6.example, m7.example, m8.example, m9.example and 2 more, not for localhost; "},
+	} {
+		p := newPKIFor(t, test.names, test.ips)
+		url := p.serve(t, checkin.Handler(higher(accept), discard()))
+		url = strings.Replace(url, "127.0.0.1", "localhost", 1)
+		spki := sha256.Sum256(p.ca.RawSubjectPublicKeyInfo)
+		for name, o := range map[string]checkin.ClientOptions{
+			"CA file": {RootCAs: p.pool()}, "pinned CA": {PinSPKI: spki[:]},
+		} {
+			o.URL, o.Now, o.Manager = url, during, manager
+			c, err := checkin.NewClient(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_, err = c.CheckIn(t.Context(), mustSign(t, report(), nil))
+			want := "the higher system cannot be reached: " + url + checkin.Path + ": its certificate is not trusted: " + test.want
+			if test.names != nil || test.ips != nil {
+				want += "use one of these names in higher_system, or "
+			}
+			want += `add "localhost" to names in manager.toml`
+			if err == nil || err.Error() != want || !errors.Is(err, checkin.ErrUnavailable) || !errors.Is(err, checkin.ErrUntrusted) {
+				t.Errorf("%s:\n got %v\nwant %s", name, err, want)
+			}
+		}
 	}
 }
 
