@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"samehost/internal/config"
 	"samehost/internal/hostid"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
@@ -20,12 +21,21 @@ import (
 )
 
 type initCmd struct {
-	DataDir string `required:"" placeholder:"DIR" help:"Folder to make; it must not exist yet, or be empty."`
-	Listen  string `placeholder:"ADDR" default:"${listen}" help:"Address to take check-ins at (default: ${listen})."`
+	DataDir string   `required:"" placeholder:"DIR" help:"Folder to make; it must not exist yet, or be empty."`
+	Listen  string   `placeholder:"ADDR" default:"${listen}" help:"Address to take check-ins at (default: ${listen})."`
+	Name    []string `sep:"none" placeholder:"NAME" help:"What PCs call this machine; may be given again."`
 }
 
 func (c *initCmd) Run(ctx context.Context, p *program) error {
-	made, err := manager.Init(ctx, c.DataDir, c.Listen)
+	if err := config.CheckListen(c.Listen); err != nil {
+		return usageError(fmt.Sprintf("--listen %s", err))
+	}
+	for _, n := range c.Name {
+		if err := config.CheckName(n); err != nil {
+			return usageError(fmt.Sprintf("--name %s", err))
+		}
+	}
+	made, err := manager.Init(ctx, c.DataDir, c.Listen, c.Name...)
 	if err != nil {
 		return err
 	}
@@ -34,16 +44,19 @@ func (c *initCmd) Run(ctx context.Context, p *program) error {
 	}
 	fmt.Fprintf(p.stdout, `Made the data folder of a manager. What to do next:
 
-1. Start it:  samehost-manager serve --config %s
+1. See that %s has, under listen and names,
+   the name or address by which PCs reach this machine. Then start it:
+     samehost-manager serve --config %s
 2. On each PC, put these two into the client's folder:
      ca_file               %s
      enrolment_token_file  a file with this one line, which is shown only now:
 %s
    (another one: samehost-manager token create)
-3. The password of the administrator %q is in %s: take note of it, then delete
-   the file.
+3. The password of the administrator %q is in
+     %s
+   Take note of it, then delete the file.
 4. For dcmamtin, write the AMT management user into %s.
-`, made.Config, made.CAFile, made.Token, manager.Administrator, made.PasswordFile, made.Config)
+`, made.Config, made.Config, made.CAFile, made.Token, manager.Administrator, made.PasswordFile, filepath.Base(made.Config))
 	return nil
 }
 
@@ -59,7 +72,7 @@ func (c *serveCmd) Run(ctx context.Context, p *program) error {
 		h = slog.NewJSONHandler(p.stderr, nil)
 	}
 	return manager.Serve(ctx, manager.Options{
-		DataDir: conf.DataDir, Database: conf.Database, Listen: conf.Listen, Log: slog.New(h),
+		DataDir: conf.DataDir, Database: conf.Database, Listen: conf.Listen, Names: conf.Names, Log: slog.New(h),
 		Listening: func(a net.Addr) {
 			fmt.Fprintf(p.stdout, "listening on https://%s\n", a)
 			p.stdout.Flush()
@@ -68,9 +81,9 @@ func (c *serveCmd) Run(ctx context.Context, p *program) error {
 }
 
 type tokenCmd struct {
-	Create tokenCreateCmd `cmd:"" help:"Make a token and print it: it is shown only then."`
-	List   tokenListCmd   `cmd:"" help:"List the tokens, without their secrets."`
-	Revoke tokenRevokeCmd `cmd:"" help:"End a token; the PCs that it enrolled stay."`
+	Create tokenCreateCmd `cmd:"" help:"Make a token and print it: it is shown only then." example:"token create --expires 720h" example:"token create --note 'floor 3'"`
+	List   tokenListCmd   `cmd:"" help:"List the tokens, without their secrets." example:"token list" example:"token list --json"`
+	Revoke tokenRevokeCmd `cmd:"" help:"End a token; the PCs that it enrolled stay." example:"token revoke 0123456789abcdef" example:"token revoke 0123456789abcdef --json"`
 }
 
 type tokenCreateCmd struct {
@@ -139,7 +152,7 @@ func (c *tokenListCmd) Run(ctx context.Context, p *program) error {
 }
 
 type tokenRevokeCmd struct {
-	ID string `arg:"" name:"token" help:"The token's ID, as token list shows it: the part after the first period, never the whole."`
+	ID string `arg:"" name:"token" help:"The token's ID, as token list shows it; never the whole token."`
 }
 
 func (c *tokenRevokeCmd) Run(ctx context.Context, p *program) error {
@@ -287,7 +300,7 @@ func (c *historyCmd) Run(ctx context.Context, p *program) error {
 }
 
 type conflictsCmd struct {
-	List conflictsListCmd `cmd:"" help:"List the open conflicts."`
+	List conflictsListCmd `cmd:"" help:"List the open conflicts." example:"conflicts list" example:"conflicts list --lang ja"`
 }
 
 type conflictsListCmd struct {
@@ -319,7 +332,7 @@ func (c *conflictsListCmd) Run(ctx context.Context, p *program) error {
 }
 
 type sysconfigCmd struct {
-	Export sysconfigExportCmd `cmd:"" help:"Write the file that dcmamtin /f reads."`
+	Export sysconfigExportCmd `cmd:"" help:"Write the file that dcmamtin /f reads." example:"sysconfig export /tmp/pcs.NDD" example:"sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
 }
 
 type sysconfigExportCmd struct {
@@ -373,7 +386,7 @@ func replaceFile(path string, mode os.FileMode, write func(*os.File) error) erro
 }
 
 type backupCmd struct {
-	File string `arg:"" name:"file" help:"File to make (tar); it must not exist yet. It holds keys: keep it safe."`
+	File string `arg:"" name:"file" help:"Tar file to make; it must not exist yet. It holds keys: keep it safe."`
 }
 
 func (c *backupCmd) Run(ctx context.Context, p *program) error {

@@ -43,32 +43,27 @@ const (
 )
 
 type cli struct {
-	Config  string           `placeholder:"FILE" default:"${config}" help:"Configuration file (default: ${config})."`
+	Config  string           `placeholder:"FILE" default:"${config}" help:"Read this instead of ${config}."`
 	JSON    bool             `name:"json" help:"Print JSON; serve: log in JSON."`
 	Version kong.VersionFlag `help:"Print the version."`
 
-	Init      initCmd      `cmd:"" help:"Make a data folder: keys, CA, database, first token."`
-	Serve     serveCmd     `cmd:"" help:"Take check-ins until told to end."`
-	Token     tokenCmd     `cmd:"" help:"Enrolment tokens: create, list, revoke."`
-	Assets    assetsCmd    `cmd:"" help:"List the assets."`
-	Asset     assetCmd     `cmd:"" help:"Show one asset by any host ID that it had."`
-	History   historyCmd   `cmd:"" help:"Tell every decision about identity."`
-	Conflicts conflictsCmd `cmd:"" help:"Conflicts that nobody has decided: list."`
-	Sysconfig sysconfigCmd `cmd:"" help:"System configuration information file: export."`
-	Backup    backupCmd    `cmd:"" help:"Write database, keys and configuration into one file."`
+	Init      initCmd      `cmd:"" help:"Make a data folder: keys, CA, database, first token." example:"init --data-dir /var/lib/samehost" example:"init --data-dir /srv/mgr --listen :8740 --name mgr.example"`
+	Serve     serveCmd     `cmd:"" help:"Take check-ins until told to end (Ctrl-C, SIGTERM)." example:"serve --config /var/lib/samehost/manager.toml" example:"serve --json"`
+	Token     tokenCmd     `cmd:"" help:"Enrolment tokens: create, list, revoke." example:"token create --expires 720h" example:"token list"`
+	Assets    assetsCmd    `cmd:"" help:"List the assets." example:"assets --not-initialized" example:"assets --json"`
+	Asset     assetCmd     `cmd:"" help:"Show one asset by any host ID that it had." example:"asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0" example:"asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --json"`
+	History   historyCmd   `cmd:"" help:"Tell every decision about identity." example:"history --lang ja" example:"history 0f1e2d3c4b5a69788796a5b4c3d2e1f0"`
+	Conflicts conflictsCmd `cmd:"" help:"Conflicts that nobody has decided: list." example:"conflicts list" example:"conflicts list --lang ja"`
+	Sysconfig sysconfigCmd `cmd:"" help:"System configuration information file: export." example:"sysconfig export /tmp/pcs.NDD" example:"sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
+	Backup    backupCmd    `cmd:"" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar" example:"backup samehost.tar --config /var/lib/samehost/manager.toml"`
 }
 
 const description = `The managing server: takes check-ins, keeps assets and their history.
 
-Examples:
   samehost-manager init --data-dir /var/lib/samehost --listen 0.0.0.0:8740
   samehost-manager serve --config /var/lib/samehost/manager.toml
-  samehost-manager token create --expires 720h
   samehost-manager assets --not-initialized
-  samehost-manager history 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --lang ja
-  samehost-manager sysconfig export /tmp/pcs.NDD
-
-Exit codes: 0 done, 1 not done (standard error says what to do), 2 wrong command line.`
+Exit codes: 0 done, 1 not done (standard error says why), 2 wrong command line.`
 
 // program is what a command works with.
 type program struct {
@@ -86,17 +81,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	var c cli
 	exited := -1
-	parser, err := kong.New(&c,
-		kong.Name("samehost-manager"),
-		kong.Description(description),
-		kong.Vars{"config": config.DefaultPath("manager"), "version": "samehost-manager " + version, "listen": manager.DefaultListen, "lang": language()},
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exited = code }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 80}),
-	)
-	if err != nil {
-		panic(err) // the structs above do not describe a command line
-	}
+	parser := newParser(&c, stdout, stderr, func(code int) { exited = code })
 	p := &program{stdout: bufio.NewWriter(stdout), stderr: stderr}
 	line, err := parser.Parse(args)
 	switch {
@@ -122,6 +107,21 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return exitDone
+}
+
+func newParser(c *cli, stdout, stderr io.Writer, exit func(code int)) *kong.Kong {
+	parser, err := kong.New(c,
+		kong.Name("samehost-manager"),
+		kong.Description(description),
+		kong.Vars{"config": config.DefaultPath("manager"), "version": "samehost-manager " + version, "listen": manager.DefaultListen, "lang": language()},
+		kong.Writers(stdout, stderr),
+		kong.Exit(exit),
+		kong.Help(printHelp),
+	)
+	if err != nil {
+		panic(err) // the struct does not describe a command line
+	}
+	return parser
 }
 
 // language is the one that this system speaks, as LC_ALL, LC_MESSAGES or LANG say or Windows is set: "ja" or "en".

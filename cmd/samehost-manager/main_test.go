@@ -1,23 +1,27 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -44,11 +48,12 @@ func TestScripts(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":   exits,
-			"ready":   ready,
-			"checkin": checkIn,
-			"want80":  want80,
-			"tokenof": tokenOf,
+			"exits":       exits,
+			"ready":       ready,
+			"certificate": certificate,
+			"checkin":     checkIn,
+			"want80":      want80,
+			"tokenof":     tokenOf,
 		},
 	})
 }
@@ -93,6 +98,26 @@ func tokenOf(ts *testscript.TestScript, neg bool, args []string) {
 // ready: waits until the manager at ADDRESS, with the data folder m, takes check-ins.
 func ready(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(untilReady(ts.Getenv("ADDRESS"), ts.MkAbs("m/ca.pem")))
+}
+
+// certificate NAME...: the certificate of the manager at ADDRESS is good for each name or address.
+func certificate(ts *testscript.TestScript, neg bool, args []string) {
+	pool, err := roots(ts.MkAbs("m/ca.pem"))
+	ts.Check(err)
+	for _, name := range args {
+		c, err := tls.Dial("tcp", ts.Getenv("ADDRESS"), &tls.Config{RootCAs: pool, ServerName: name, MinVersion: tls.VersionTLS12})
+		if err == nil {
+			c.Close()
+		}
+		switch wrong := (x509.HostnameError{}); {
+		case neg && !errors.As(err, &wrong):
+			ts.Fatalf("%s: got %v, want another name", name, err)
+		case neg:
+			fmt.Fprintln(ts.Stderr(), err)
+		default:
+			ts.Check(err)
+		}
+	}
 }
 
 func roots(caFile string) (*x509.CertPool, error) {
@@ -312,6 +337,41 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The help of the program and of every command is one screen, with examples.
+func TestHelpIsOneScreen(t *testing.T) {
+	t.Parallel()
+	var check func(n *kong.Node, args ...string)
+	commands := 0
+	check = func(n *kong.Node, args ...string) {
+		commands++
+		var stdout, stderr bytes.Buffer
+		code := run(append(args, "--help"), &stdout, &stderr)
+		if code != 0 || stderr.Len() > 0 {
+			t.Errorf("%q --help: exit code %d, standard error %q", args, code, stderr.String())
+		}
+		lines := strings.Split(strings.TrimSuffix(stdout.String(), "\n"), "\n")
+		if len(lines) > 24 {
+			t.Errorf("%q --help: %d lines", args, len(lines))
+		}
+		for _, l := range lines {
+			if columns(l) > screen {
+				t.Errorf("%q --help: %d columns: %s", args, columns(l), l)
+			}
+		}
+		example := strings.Join(append([]string{"\n  samehost-manager"}, args...), " ")
+		if !strings.HasPrefix(lines[0], "Usage: samehost-manager ") || strings.Count(stdout.String(), example) < 2 {
+			t.Errorf("%q --help: no usage, or fewer than two examples:\n%s", args, stdout.String())
+		}
+		for _, c := range n.Children {
+			check(c, append(slices.Clip(args), c.Name)...)
+		}
+	}
+	check(newParser(&cli{}, io.Discard, io.Discard, func(int) {}).Model.Node)
+	if commands < 10 {
+		t.Errorf("%d commands looked at", commands)
 	}
 }
 

@@ -67,8 +67,8 @@ type certificates struct {
 }
 
 // loadCertificates reads the CA of a data folder, for a server that is reached at the host of the listen address,
-// this machine's name, localhost and the loopback addresses.
-func loadCertificates(dir, host string, now func() time.Time) (*certificates, error) {
+// this machine's name, localhost, the loopback addresses and further names or addresses.
+func loadCertificates(dir, host string, further []string, now func() time.Time) (*certificates, error) {
 	path := filepath.Join(dir, caFile)
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -78,7 +78,7 @@ func loadCertificates(dir, host string, now func() time.Time) (*certificates, er
 	if block == nil {
 		return nil, fmt.Errorf("%s: not a certificate in PEM; put back the one from a backup", path)
 	}
-	c := &certificates{now: now, names: []string{"localhost"}, ips: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}}
+	c := &certificates{now: now}
 	if c.ca, err = x509.ParseCertificate(block.Bytes); err != nil {
 		return nil, fmt.Errorf("%s: %w; put back the one from a backup", path, err)
 	}
@@ -92,30 +92,56 @@ func loadCertificates(dir, host string, now func() time.Time) (*certificates, er
 		return nil, fmt.Errorf("%s is not the key of %s; put back both from a backup", keyPath, path)
 	}
 	c.caKey = signer
-	name, err := os.Hostname()
-	ascii := !strings.ContainsFunc(name, func(r rune) bool { return r > unicode.MaxASCII }) // certificates hold no other
-	if err == nil && name != "" && ascii && !slices.Contains(c.names, name) {
-		c.names = append(c.names, name)
+	for _, n := range []string{"localhost", "127.0.0.1", "::1"} {
+		c.add(n)
 	}
-	switch ip := net.ParseIP(host); {
-	case host == "" || ip != nil && ip.IsUnspecified():
+	name, err := os.Hostname()                                                              // with its domain or without, as the machine is set up; DNS is not asked
+	ascii := !strings.ContainsFunc(name, func(r rune) bool { return r > unicode.MaxASCII }) // certificates hold no other
+	if err == nil && name != "" && ascii {
+		c.add(name)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		// Every address of this machine answers.
 		addrs, err := net.InterfaceAddrs()
 		if err != nil {
 			return nil, err
 		}
 		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() {
-				c.ips = append(c.ips, n.IP)
+			if n, ok := a.(*net.IPNet); ok {
+				c.add(n.IP.String())
 			}
 		}
-	case ip != nil:
-		c.ips = append(c.ips, ip)
-	case !slices.Contains(c.names, host):
-		c.names = append(c.names, host)
+	} else {
+		c.add(host)
+	}
+	for _, n := range further {
+		c.add(n)
 	}
 	_, err = c.get(nil)
 	return c, err
+}
+
+// add makes the certificate good for a name or address. One that it is good for already is left out: names are
+// compared as DNS does.
+func (c *certificates) add(name string) {
+	if ip := net.ParseIP(name); ip != nil {
+		if !slices.ContainsFunc(c.ips, ip.Equal) {
+			c.ips = append(c.ips, ip)
+		}
+		return
+	}
+	if !slices.ContainsFunc(c.names, func(n string) bool { return strings.EqualFold(n, name) }) {
+		c.names = append(c.names, name)
+	}
+}
+
+// goodFor lists all names and addresses.
+func (c *certificates) goodFor() []string {
+	list := slices.Clone(c.names)
+	for _, ip := range c.ips {
+		list = append(list, ip.String())
+	}
+	return list
 }
 
 // get is tls.Config.GetCertificate.
@@ -132,7 +158,7 @@ func (c *certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: c.names[len(c.names)-1]},
+		Subject:      pkix.Name{CommonName: "samehost manager"}, // for people; the names count
 		NotBefore:    now.Add(-backdated),
 		NotAfter:     now.AddDate(0, 0, serverDays),
 		KeyUsage:     x509.KeyUsageDigitalSignature,

@@ -11,11 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
@@ -50,13 +48,10 @@ type Initialized struct {
 
 // Init makes a data folder: keys, CA, database, first administrator, first enrolment token, manager.toml. The
 // folder must not exist yet, or be empty. It is built beside its place and renamed at the end, so that a failure
-// leaves nothing behind.
-func Init(ctx context.Context, dir, listen string) (made Initialized, err error) {
+// leaves nothing behind. Listen is HOST:PORT; it goes into manager.toml as it is. The names are further ones for the server's certificate (Options.Names), and may be none.
+func Init(ctx context.Context, dir, listen string, names ...string) (made Initialized, err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
-		return Initialized{}, err
-	}
-	if err := checkListen(listen); err != nil {
 		return Initialized{}, err
 	}
 	entries, err := os.ReadDir(dir)
@@ -82,7 +77,7 @@ func Init(ctx context.Context, dir, listen string) (made Initialized, err error)
 	if err := protect(tmp); err != nil {
 		return Initialized{}, fmt.Errorf("make data folder: %w", err)
 	}
-	token, err := fill(ctx, tmp, dir, listen)
+	token, err := fill(ctx, tmp, dir, listen, names)
 	if err != nil {
 		return Initialized{}, fmt.Errorf("make data folder: %w", err)
 	}
@@ -104,7 +99,7 @@ func Init(ctx context.Context, dir, listen string) (made Initialized, err error)
 }
 
 // fill writes everything into tmp that dir is to hold, and returns the enrolment token.
-func fill(ctx context.Context, tmp, dir, listen string) (token string, err error) {
+func fill(ctx context.Context, tmp, dir, listen string, names []string) (token string, err error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return "", err
@@ -122,10 +117,11 @@ func fill(ctx context.Context, tmp, dir, listen string) (token string, err error
 		return "", err
 	}
 	config, err := toml.Marshal(struct {
-		DataDir  string `toml:"data_dir"`
-		Listen   string `toml:"listen"`
-		Database string `toml:"database"`
-	}{dir, listen, "sqlite:" + databaseFile})
+		DataDir  string   `toml:"data_dir"`
+		Listen   string   `toml:"listen"`
+		Names    []string `toml:"names" comment:"What clients call this machine in higher_system: DNS names and IP addresses for the\ncertificate, as \"manager.example\", beside its host name and what is in listen."`
+		Database string   `toml:"database"`
+	}{dir, listen, append([]string{}, names...), "sqlite:" + databaseFile})
 	if err != nil {
 		return "", err
 	}
@@ -169,17 +165,6 @@ const configHelp = `
 # user = "admin"
 # password_file = "amt-password"   # beside this file, readable by its owner only
 `
-
-func checkListen(listen string) error {
-	_, port, err := net.SplitHostPort(listen)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil {
-		return fmt.Errorf("listen address %q: want ADDRESS:PORT, as %s or :8740", listen, DefaultListen)
-	}
-	return nil
-}
 
 // ErrNotInitialized says that a data folder holds no manager.
 var ErrNotInitialized = errors.New("no manager here")

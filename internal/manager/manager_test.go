@@ -44,7 +44,7 @@ func TestCertificates(t *testing.T) {
 	t.Parallel()
 	dir, _ := initialized(t)
 	now := time.Now()
-	certs, err := loadCertificates(dir, "manager.example", func() time.Time { return now })
+	certs, err := loadCertificates(dir, "manager.example", nil, func() time.Time { return now })
 	must(t, err)
 	first, err := certs.get(nil)
 	must(t, err)
@@ -88,7 +88,7 @@ func TestCertificateForEveryAddress(t *testing.T) {
 	addrs, err := net.InterfaceAddrs()
 	must(t, err)
 	for _, host := range []string{"", "0.0.0.0", "::"} {
-		certs, err := loadCertificates(dir, host, time.Now)
+		certs, err := loadCertificates(dir, host, nil, time.Now)
 		must(t, err)
 		leaf := certs.current.Leaf
 		for _, a := range addrs {
@@ -98,6 +98,65 @@ func TestCertificateForEveryAddress(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A real handshake under each further name; no name twice in the certificate.
+func TestFurtherNames(t *testing.T) {
+	t.Parallel()
+	dir, made := initialized(t)
+	host, err := os.Hostname()
+	must(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	listening := make(chan net.Addr, 1)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Serve(ctx, Options{DataDir: dir, Database: database(dir), Listen: "127.0.0.1:0",
+			Names: []string{"manager.example", "192.0.2.7", "Manager.EXAMPLE", "LOCALHOST", "::1", "2001:DB8::7", "2001:db8:0::7"},
+			Log:   slog.New(slog.DiscardHandler), Listening: func(a net.Addr) { listening <- a }})
+	}()
+	var addr net.Addr
+	select {
+	case addr = <-listening:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	pem, err := os.ReadFile(made.CAFile)
+	must(t, err)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	var leaf *x509.Certificate
+	for _, name := range []string{"manager.example", "MANAGER.example", "192.0.2.7", "2001:db8::7", "localhost", "127.0.0.1", "::1", host} {
+		c, err := tls.Dial("tcp", addr.String(), &tls.Config{RootCAs: roots, ServerName: name})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		leaf = c.ConnectionState().PeerCertificates[0]
+		c.Close()
+	}
+	var wrong x509.HostnameError
+	if c, err := tls.Dial("tcp", addr.String(), &tls.Config{RootCAs: roots, ServerName: "other.example"}); !errors.As(err, &wrong) {
+		t.Errorf("other.example: %v", err)
+		if err == nil {
+			c.Close()
+		}
+	}
+	if leaf != nil {
+		wantNames := []string{"localhost", host, "manager.example"}
+		if host == "localhost" {
+			wantNames = wantNames[1:]
+		}
+		var ips []string
+		for _, ip := range leaf.IPAddresses {
+			ips = append(ips, ip.String())
+		}
+		if d := cmp.Diff([][]string{wantNames, {"127.0.0.1", "::1", "192.0.2.7", "2001:db8::7"}}, [][]string{leaf.DNSNames, ips}); d != "" {
+			t.Errorf("certificate (-want +got):\n%s", d)
+		}
+	}
+	stop()
+	must(t, <-ended)
 }
 
 func TestServe(t *testing.T) {

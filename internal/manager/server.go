@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -32,9 +33,10 @@ const (
 
 // Options say what to serve.
 type Options struct {
-	DataDir  string // made by Init
-	Database string // "sqlite:" and a full path
-	Listen   string // HOST:PORT; port 0 takes a free one
+	DataDir  string   // made by Init
+	Database string   // "sqlite:" and a full path
+	Listen   string   // HOST:PORT; port 0 takes a free one
+	Names    []string // further DNS names and IP addresses that the certificate is to be good for
 	Log      *slog.Logger
 
 	// Listening is called once, with the address, when check-ins are taken.
@@ -57,7 +59,7 @@ func Serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", o.Listen, err)
 	}
-	certs, err := loadCertificates(o.DataDir, host, time.Now)
+	certs, err := loadCertificates(o.DataDir, host, o.Names, time.Now)
 	if err != nil {
 		return err
 	}
@@ -77,7 +79,7 @@ func Serve(ctx context.Context, o Options) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.ServeTLS(l, "", "") }()
-	o.Log.Info("listening", "address", l.Addr().String(), "data_dir", o.DataDir)
+	o.Log.Info("listening", "address", l.Addr().String(), "data_dir", o.DataDir, "certificate_for", strings.Join(certs.goodFor(), " "))
 	if o.Listening != nil {
 		o.Listening(l.Addr())
 	}

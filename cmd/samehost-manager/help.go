@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/alecthomas/kong"
+)
+
+// printHelp prints the help of the program or of one command onto one screen, 24 lines of 80 columns: what it is
+// for, its commands, arguments and flags in one line each, and examples, which stand in the tag "example".
+func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
+	node, usage := ctx.Selected(), "samehost-manager COMMAND [flags]; COMMAND --help tells more"
+	if node == nil {
+		node = ctx.Model.Node
+	} else {
+		usage = "samehost-manager " + node.Summary()
+	}
+	about, after, _ := strings.Cut(node.Help, "\n\n")
+	w := tabwriter.NewWriter(ctx.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "Usage: %s\n%s\n\n", usage, about)
+	for _, c := range node.Children {
+		fmt.Fprintf(w, "  %s\t%s\n", c.Name, c.Help)
+	}
+	for _, a := range node.Positional {
+		fmt.Fprintf(w, "  %s\t%s\n", a.Summary(), a.Help)
+	}
+	if len(node.Children)+len(node.Positional) > 0 {
+		fmt.Fprintln(w)
+	}
+	flags := node.AllFlags(true)
+	slices.Reverse(flags) // its own first
+	for _, f := range slices.Concat(flags...) {
+		name := "--" + f.Name
+		if f.Short != 0 {
+			name = fmt.Sprintf("-%c, %s", f.Short, name)
+		}
+		if !f.IsBool() {
+			name += " " + f.FormatPlaceHolder()
+		}
+		fmt.Fprintf(w, "  %s\t%s\n", name, f.Help)
+	}
+	fmt.Fprintln(w, "\nExamples:")
+	for _, e := range node.Tag.GetAll("example") {
+		fmt.Fprintf(w, "  samehost-manager %s\n", e)
+	}
+	if after != "" {
+		fmt.Fprintln(w, after)
+	}
+	return w.Flush()
+}
