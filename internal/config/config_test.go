@@ -282,6 +282,11 @@ func TestFileOutOfReach(t *testing.T) {
 	if _, err := LoadManager(big); err == nil || err.Error() != want {
 		t.Errorf("a file of %d bytes: %v, want %s", maxFile+1, err, want)
 	}
+	folder := t.TempDir()
+	want = "configuration file " + folder + ": a folder; name the file in it with --config"
+	if _, err := LoadManager(folder); err == nil || err.Error() != want {
+		t.Errorf("a folder: %v, want %s", err, want)
+	}
 }
 
 // A key of a hundred thousand parts, which is 200 KB, took 10 GB.

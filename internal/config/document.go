@@ -42,6 +42,11 @@ func load(path string, targets ...any) (*document, error) {
 			return nil, fmt.Errorf("configuration file %s: %w; write it, or name another with --config", path, bare(err))
 		case errors.Is(err, errTooLong):
 			return nil, fmt.Errorf("configuration file %s: longer than %d KiB, as no such file is; name another with --config", path, maxFile>>10)
+		case errors.Is(err, fs.ErrPermission):
+			return nil, fmt.Errorf("configuration file %s: %w; run this as a user who may read it", path, bare(err))
+		}
+		if info, statErr := os.Stat(full); statErr == nil && info.IsDir() {
+			return nil, fmt.Errorf("configuration file %s: a folder; name the file in it with --config", path)
 		}
 		return nil, fmt.Errorf("configuration file %s: %w", path, bare(err))
 	}
