@@ -26,7 +26,10 @@ type initCmd struct {
 	Name    []string `sep:"none" placeholder:"NAME" help:"What PCs call this machine; may be given again."`
 }
 
-func (c *initCmd) Run(ctx context.Context, p *program) error {
+func (c *initCmd) Run(ctx context.Context, p *program) (err error) {
+	if c.DataDir == "" {
+		return usageError("--data-dir names no folder")
+	}
 	if err := config.CheckListen(c.Listen); err != nil {
 		return usageError(fmt.Sprintf("--listen %s", err))
 	}
@@ -39,6 +42,14 @@ func (c *initCmd) Run(ctx context.Context, p *program) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err == nil {
+			err = p.stdout.Flush()
+		}
+		if err != nil {
+			err = fmt.Errorf("%s is made, but its token could not be printed; samehost-manager token create makes another: %w", made.Config, err)
+		}
+	}()
 	if p.json {
 		return p.printJSON(made)
 	}
@@ -81,9 +92,9 @@ func (c *serveCmd) Run(ctx context.Context, p *program) error {
 }
 
 type tokenCmd struct {
-	Create tokenCreateCmd `cmd:"" help:"Make a token and print it: it is shown only then." example:"token create --expires 720h" example:"token create --note 'floor 3'"`
-	List   tokenListCmd   `cmd:"" help:"List the tokens, without their secrets." example:"token list" example:"token list --json"`
-	Revoke tokenRevokeCmd `cmd:"" help:"End a token; the PCs that it enrolled stay." example:"token revoke 0123456789abcdef" example:"token revoke 0123456789abcdef --json"`
+	Create tokenCreateCmd `cmd:"" help:"Make a token and print it: it is shown only then." example:"token create --expires 720h; token create --note 'floor 3'"`
+	List   tokenListCmd   `cmd:"" help:"List the tokens, without their secrets." example:"token list; token list --json"`
+	Revoke tokenRevokeCmd `cmd:"" help:"End a token; the PCs that it enrolled stay." example:"token revoke 0123456789abcdef; token revoke 0123456789abcdef --json"`
 }
 
 type tokenCreateCmd struct {
@@ -300,7 +311,7 @@ func (c *historyCmd) Run(ctx context.Context, p *program) error {
 }
 
 type conflictsCmd struct {
-	List conflictsListCmd `cmd:"" help:"List the open conflicts." example:"conflicts list" example:"conflicts list --lang ja"`
+	List conflictsListCmd `cmd:"" help:"List the open conflicts." example:"conflicts list; conflicts list --lang ja"`
 }
 
 type conflictsListCmd struct {
@@ -332,7 +343,7 @@ func (c *conflictsListCmd) Run(ctx context.Context, p *program) error {
 }
 
 type sysconfigCmd struct {
-	Export sysconfigExportCmd `cmd:"" help:"Write the file that dcmamtin /f reads." example:"sysconfig export /tmp/pcs.NDD" example:"sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
+	Export sysconfigExportCmd `cmd:"" help:"Write the file that dcmamtin /f reads." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
 }
 
 type sysconfigExportCmd struct {
@@ -350,9 +361,12 @@ func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return err
 		}
+		if info, err := os.Stat(c.File); err == nil && info.IsDir() {
+			return fmt.Errorf("export: %s is a folder; name a file in it", c.File)
+		}
 		err = replaceFile(c.File, 0o644, func(f *os.File) error { return sysconfig.Write(f, slices.Values(entries), enc) })
 		if err != nil {
-			return fmt.Errorf("export: %w", err)
+			return fmt.Errorf("export: %w", manager.CannotWrite(c.File, err))
 		}
 		for _, r := range remarks {
 			p.say(r)

@@ -10,7 +10,8 @@ import (
 )
 
 // printHelp prints the help of the program or of one command onto one screen, 24 lines of 80 columns: what it is
-// for, its commands, arguments and flags in one line each, and examples, which stand in the tag "example".
+// for, its commands, arguments and flags in one line each, and examples. Those of a command
+// stand in its tag "example", with "; " between.
 func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	node, usage := ctx.Selected(), "samehost-manager COMMAND [flags]; COMMAND --help tells more"
 	if node == nil {
@@ -43,8 +44,10 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 		fmt.Fprintf(w, "  %s\t%s\n", name, f.Help)
 	}
 	fmt.Fprintln(w, "\nExamples:")
-	for _, e := range node.Tag.GetAll("example") {
-		fmt.Fprintf(w, "  samehost-manager %s\n", e)
+	if examples := node.Tag.Get("example"); examples != "" {
+		for e := range strings.SplitSeq(examples, "; ") {
+			fmt.Fprintf(w, "  samehost-manager %s\n", e)
+		}
 	}
 	if after != "" {
 		fmt.Fprintln(w, after)

@@ -47,15 +47,15 @@ type cli struct {
 	JSON    bool             `name:"json" help:"Print JSON; serve: log in JSON."`
 	Version kong.VersionFlag `help:"Print the version."`
 
-	Init      initCmd      `cmd:"" help:"Make a data folder: keys, CA, database, first token." example:"init --data-dir /var/lib/samehost" example:"init --data-dir /srv/mgr --listen :8740 --name mgr.example"`
-	Serve     serveCmd     `cmd:"" help:"Take check-ins until told to end (Ctrl-C, SIGTERM)." example:"serve --config /var/lib/samehost/manager.toml" example:"serve --json"`
-	Token     tokenCmd     `cmd:"" help:"Enrolment tokens: create, list, revoke." example:"token create --expires 720h" example:"token list"`
-	Assets    assetsCmd    `cmd:"" help:"List the assets." example:"assets --not-initialized" example:"assets --json"`
-	Asset     assetCmd     `cmd:"" help:"Show one asset by any host ID that it had." example:"asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0" example:"asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --json"`
-	History   historyCmd   `cmd:"" help:"Tell every decision about identity." example:"history --lang ja" example:"history 0f1e2d3c4b5a69788796a5b4c3d2e1f0"`
-	Conflicts conflictsCmd `cmd:"" help:"Conflicts that nobody has decided: list." example:"conflicts list" example:"conflicts list --lang ja"`
-	Sysconfig sysconfigCmd `cmd:"" help:"System configuration information file: export." example:"sysconfig export /tmp/pcs.NDD" example:"sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
-	Backup    backupCmd    `cmd:"" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar" example:"backup samehost.tar --config /var/lib/samehost/manager.toml"`
+	Init      initCmd      `cmd:"" help:"Make a data folder: keys, CA, database, first token." example:"init --data-dir /var/lib/samehost; init --data-dir /srv/mgr --listen :8740 --name mgr.example"`
+	Serve     serveCmd     `cmd:"" help:"Take check-ins until told to end (Ctrl-C, SIGTERM)." example:"serve --config /var/lib/samehost/manager.toml; serve --json"`
+	Token     tokenCmd     `cmd:"" help:"Enrolment tokens: create, list, revoke." example:"token create --expires 720h; token list"`
+	Assets    assetsCmd    `cmd:"" help:"List the assets." example:"assets --not-initialized; assets --json"`
+	Asset     assetCmd     `cmd:"" help:"Show one asset by any host ID that it had." example:"asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0; asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --json"`
+	History   historyCmd   `cmd:"" help:"Tell every decision about identity." example:"history --lang ja; history 0f1e2d3c4b5a69788796a5b4c3d2e1f0"`
+	Conflicts conflictsCmd `cmd:"" help:"Conflicts that nobody has decided: list." example:"conflicts list; conflicts list --lang ja"`
+	Sysconfig sysconfigCmd `cmd:"" help:"System configuration information file: export." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
+	Backup    backupCmd    `cmd:"" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar; backup samehost.tar --config /var/lib/samehost/manager.toml"`
 }
 
 const description = `The managing server: takes check-ins, keeps assets and their history.
@@ -103,7 +103,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	case err != nil:
 		p.stdout.Flush()
-		p.say(err)
+		p.say(manager.WithRemedy(err))
 		return exitFailed
 	}
 	return exitDone

@@ -357,8 +357,8 @@ func TestHelpIsOneScreen(t *testing.T) {
 			t.Errorf("%q --help: %d lines", args, len(lines))
 		}
 		for _, l := range lines {
-			if columns(l) > screen {
-				t.Errorf("%q --help: %d columns: %s", args, columns(l), l)
+			if columns(l) > screen || strings.HasSuffix(l, " ") {
+				t.Errorf("%q --help: %d columns: %q", args, columns(l), l)
 			}
 		}
 		example := strings.Join(append([]string{"\n  samehost-manager"}, args...), " ")

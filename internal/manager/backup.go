@@ -24,30 +24,34 @@ func Backup(ctx context.Context, dir, database, config, file string) (err error)
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("backup: %s is there already; name a new file", file)
 	}
+	failed := func(err error) error { return fmt.Errorf("backup: %w", CannotWrite(file, err)) }
 	// Beside the target: there is room where the backup goes, or there is none at all.
 	work, err := os.MkdirTemp(filepath.Dir(file), ".samehost-backup-*")
 	if err != nil {
-		return fmt.Errorf("backup: %w", err)
+		return failed(err)
 	}
 	defer os.RemoveAll(work)
 	if err := protect(work); err != nil {
-		return fmt.Errorf("backup: %w", err)
+		return failed(err)
 	}
 	copied := filepath.Join(work, databaseFile)
 	if err := reg.Backup(ctx, copied); err != nil {
-		return fmt.Errorf("backup: %w", err)
+		return failed(err)
 	}
 	packed := filepath.Join(work, "tar")
 	err = pack(packed, []packing{
 		{configFile, config}, {keyFile, filepath.Join(dir, keyFile)}, {caFile, filepath.Join(dir, caFile)},
 		{caKeyFile, filepath.Join(dir, caKeyFile)}, {databaseFile, copied},
 	})
-	if err != nil {
+	switch {
+	case isFull(err):
+		return failed(err)
+	case err != nil: // of what is read
 		return fmt.Errorf("backup: %w", err)
 	}
 	// A link, not a rename: it fails if somebody made the file meanwhile.
 	if err := os.Link(packed, file); err != nil {
-		return fmt.Errorf("backup: %w", err)
+		return failed(err)
 	}
 	return syncFolder(filepath.Dir(file))
 }

@@ -10,10 +10,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
@@ -31,6 +34,9 @@ const (
 	passwordFile = "admin-password"
 	lockFile     = "lock"
 )
+
+// newDatabase is more than a new database takes in bytes, its write-ahead log included.
+const newDatabase = 1 << 20
 
 // Administrator is the name of the first administrator.
 const Administrator = "admin"
@@ -62,35 +68,32 @@ func Init(ctx context.Context, dir, listen string, names ...string) (made Initia
 		}
 		return Initialized{}, fmt.Errorf("%s is not empty: name a new folder", dir)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return Initialized{}, err
+		return Initialized{}, CannotWrite(dir, err)
 	}
 	existed := err == nil
 	parent := filepath.Dir(dir)
-	if _, err := os.Stat(parent); err != nil {
-		return Initialized{}, fmt.Errorf("make data folder: %w; make the folder above it first", err)
-	}
 	tmp, err := os.MkdirTemp(parent, "."+filepath.Base(dir)+"-*")
 	if err != nil {
-		return Initialized{}, fmt.Errorf("make data folder: %w", err)
+		return Initialized{}, CannotWrite(dir, err)
 	}
 	defer os.RemoveAll(tmp) // after the rename there is nothing under that name
 	if err := protect(tmp); err != nil {
-		return Initialized{}, fmt.Errorf("make data folder: %w", err)
+		return Initialized{}, CannotWrite(dir, err)
 	}
 	token, err := fill(ctx, tmp, dir, listen, names)
 	if err != nil {
-		return Initialized{}, fmt.Errorf("make data folder: %w", err)
+		return Initialized{}, CannotWrite(dir, err)
 	}
 	if existed {
 		if err := os.Remove(dir); err != nil { // Windows renames over no folder
-			return Initialized{}, fmt.Errorf("make data folder: %w", err)
+			return Initialized{}, CannotWrite(dir, err)
 		}
 	}
 	if err := os.Rename(tmp, dir); err != nil {
-		return Initialized{}, fmt.Errorf("make data folder: %w", err)
+		return Initialized{}, CannotWrite(dir, err)
 	}
 	if err := syncFolder(parent); err != nil {
-		return Initialized{}, fmt.Errorf("make data folder: %w", err)
+		return Initialized{}, CannotWrite(dir, err)
 	}
 	return Initialized{
 		Config: filepath.Join(dir, configFile), CAFile: filepath.Join(dir, caFile),
@@ -123,6 +126,11 @@ func fill(ctx context.Context, tmp, dir, listen string, names []string) (token s
 		Database string   `toml:"database"`
 	}{dir, listen, append([]string{}, names...), "sqlite:" + databaseFile})
 	if err != nil {
+		return "", err
+	}
+	// The database library says "no such table" where the disk is full, so room is looked for before.
+	room := filepath.Join(tmp, databaseFile)
+	if err := errors.Join(writeFile(room, make([]byte, newDatabase), 0o600), os.Remove(room)); err != nil {
 		return "", err
 	}
 	password := rand.Text() // 128 bits and more, in letters and digits that can be read aloud
@@ -175,12 +183,39 @@ func OpenRegistry(ctx context.Context, dir, database string) (*registry.Registry
 	if err != nil {
 		return nil, err
 	}
+	if path, ok := strings.CutPrefix(database, "sqlite:"); ok {
+		if err := lookAt(path); err != nil {
+			return nil, err
+		}
+	}
 	return registry.Open(ctx, database, registry.Options{Key: key})
+}
+
+// lookAt finds a database file that is missing, empty or something else. SQLite takes an empty file for a new database: every
+// PC would be unknown, and nobody would know why.
+func lookAt(path string) error {
+	f, err := os.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("database: %w; correct database in manager.toml, or %s", err, putBack)
+	case err != nil:
+		return fmt.Errorf("database: %w", permission(err))
+	}
+	defer f.Close()
+	const begin = "SQLite format 3\x00" // sqlite.org/fileformat2.html, 1.3
+	head := make([]byte, len(begin))
+	switch _, err := io.ReadFull(f, head); {
+	case err == io.EOF:
+		return fmt.Errorf("database %s is empty: end serve and %s", path, putBack)
+	case err == nil && string(head) != begin || err == io.ErrUnexpectedEOF:
+		return fmt.Errorf("%s is no SQLite database: end serve and %s", path, putBack)
+	}
+	return nil
 }
 
 func readKey(dir string) (ed25519.PrivateKey, error) {
 	key, err := readPrivate(filepath.Join(dir, keyFile))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, fmt.Errorf("data folder %s: %w; make one with samehost-manager init --data-dir, or name its manager.toml with --config", dir, ErrNotInitialized)
 	}
 	if err != nil {

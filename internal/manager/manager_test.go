@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -305,5 +308,57 @@ func TestBackup(t *testing.T) {
 	}
 	if err := Backup(t.Context(), dir, database(dir), made.Config, file); err == nil || !strings.Contains(err.Error(), "is there already") {
 		t.Errorf("a backup over another: %v", err)
+	}
+}
+
+// result is an error as SQLite's driver gives it.
+type result int
+
+func (result) Error() string { return "r" }
+func (r result) Code() int   { return int(r) }
+
+func TestWithRemedy(t *testing.T) {
+	t.Parallel()
+	other := errors.New("other")
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{other, "other"},
+		{fmt.Errorf("x: %w", result(13)), "x: r; make room on that disk, then do this again"},
+		{&fs.PathError{Op: "write", Path: "p", Err: syscall.ENOSPC}, "write p: no space left on device; make room on that disk, then do this again"},
+		{result(11 | 1<<8), "r; the database is damaged: end serve and put back the one from a backup"}, // an extended code
+		{result(10 | 19<<8), "r; make room on that disk, then do this again"},
+		{result(10 | 1<<8), "r; see that the disk is there, has room and works"},
+		{result(26), "r; the database is damaged: end serve and put back the one from a backup"},
+		{result(8), "r; see that this user may write to the database, its folder and its disk"},
+		{result(5), "r; another program holds the database: end it, or wait for it"},
+		{result(1), "r"},
+	} {
+		if got := WithRemedy(tt.err); got.Error() != tt.want || !errors.Is(got, tt.err) {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+	if err := WithRemedy(nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCannotWrite(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{&fs.PathError{Op: "open", Path: ".f-123", Err: syscall.ENOENT}, "cannot write f: no such file or directory; make the folder above it first"},
+		{&fs.PathError{Op: "open", Path: ".f-123", Err: syscall.ENOTDIR}, "cannot write f: not a directory; make the folder above it first"},
+		{&fs.PathError{Op: "open", Path: ".f-123", Err: syscall.EACCES}, "cannot write f: permission denied; name a place where you may write, or run this as a user who may"},
+		{&fs.PathError{Op: "open", Path: ".f-123", Err: syscall.EROFS}, "cannot write f: read-only file system; name a place where you may write, or run this as a user who may"},
+		{&os.LinkError{Op: "rename", Old: ".f-123", New: "f", Err: syscall.EBUSY}, "cannot write f: device or resource busy"},
+		{fmt.Errorf("copy to .f-123: %w", result(13)), "cannot write f: the disk is full; make room on it, then do this again"},
+	} {
+		if got := CannotWrite("f", tt.err).Error(); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
 	}
 }

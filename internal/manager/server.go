@@ -126,7 +126,10 @@ func handler(reg *registry.Registry, log *slog.Logger) http.Handler {
 }
 
 func listenError(address string, err error) error {
+	var lookup *net.DNSError
 	switch {
+	case errors.As(err, &lookup):
+		return fmt.Errorf("listen on %s: no address is known for that name; write an address of this machine as listen into manager.toml", address)
 	case errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, wsaAddrInUse):
 		return fmt.Errorf("listen on %s: another program uses this address; end it, or write another listen into manager.toml", address)
 	case errors.Is(err, fs.ErrPermission):
