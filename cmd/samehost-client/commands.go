@@ -283,9 +283,9 @@ func orNone(s string) string {
 }
 
 type uninstallCmd struct {
-	Purge     bool `help:"Also remove the host ID management file and all local state."`
+	Purge     bool `help:"Also remove the host ID management file and local state."`
 	NoService bool `help:"Leave the service's registration alone."`
-	EraseNVM  bool `name:"erase-nvm" help:"Also erase the host ID from nonvolatile memory: after that nothing can restore it."`
+	EraseNVM  bool `name:"erase-nvm" help:"Also erase the host ID in nonvolatile memory: no way back."`
 }
 
 type uninstalled struct {

@@ -34,25 +34,23 @@ const (
 )
 
 type cli struct {
-	Config  string           `placeholder:"FILE" default:"${config}" help:"Configuration file (default: ${config})."`
+	Config  string           `placeholder:"FILE" default:"${config}" help:"Read this instead of ${config}."`
 	JSON    bool             `name:"json" help:"Print one JSON object; run: log in JSON."`
 	Version kong.VersionFlag `help:"Print the version."`
 
-	Install   installCmd   `cmd:"" help:"Establish the host ID, preserve it, enrol, register the service."`
-	Run       runCmd       `cmd:"" help:"Check in now and from then on; what the service runs."`
-	Status    statusCmd    `cmd:"" help:"Show the host ID, the stores and the last check-in; changes nothing."`
-	Checkin   checkinCmd   `cmd:"" help:"Check in once (through the service if it runs) and end."`
-	Uninstall uninstallCmd `cmd:"" help:"Remove the service; the host ID stays unless told otherwise."`
+	Install   installCmd   `cmd:"" help:"Establish the host ID, preserve it, enrol, register the service." example:"install; install --no-service --json"`
+	Run       runCmd       `cmd:"" help:"Check in now and from then on; what the service runs." example:"run; run --json --config client.toml"`
+	Status    statusCmd    `cmd:"" help:"Show host ID, stores and last check-in; changes nothing." example:"status; status --json"`
+	Checkin   checkinCmd   `cmd:"" help:"Check in once (through the service if it runs) and end." example:"checkin; checkin --json"`
+	Uninstall uninstallCmd `cmd:"" help:"Remove the service; the host ID stays unless told otherwise." example:"uninstall; uninstall --purge --erase-nvm"`
 }
 
-const description = `Keeps this PC's host ID, also across a reinstallation, and checks in with its manager.
+const description = `Keeps this PC's host ID, also across a reinstallation, and checks in.
 
-Examples:
   samehost-client install
   samehost-client status --json
   samehost-client uninstall --purge --erase-nvm
-
-Exit codes: 0 done, 1 not done (standard error says what to do), 2 wrong command line.`
+Exit codes: 0 done, 1 not done (standard error says why), 2 wrong command line.`
 
 // program is what a command works with.
 type program struct {
@@ -70,17 +68,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	var c cli
 	exited := -1
-	parser, err := kong.New(&c,
-		kong.Name("samehost-client"),
-		kong.Description(description),
-		kong.Vars{"config": config.DefaultPath("client"), "version": "samehost-client " + version},
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exited = code }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
-	)
-	if err != nil {
-		panic(err) // the structs above do not describe a command line
-	}
+	parser := newParser(&c, stdout, stderr, func(code int) { exited = code })
 	line, err := parser.Parse(args)
 	switch {
 	case exited >= 0: // --help or --version have printed
@@ -98,6 +86,21 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return exitDone
+}
+
+func newParser(c *cli, stdout, stderr io.Writer, exit func(code int)) *kong.Kong {
+	parser, err := kong.New(c,
+		kong.Name("samehost-client"),
+		kong.Description(description),
+		kong.Vars{"config": config.DefaultPath("client"), "version": "samehost-client " + version},
+		kong.Writers(stdout, stderr),
+		kong.Exit(exit),
+		kong.Help(printHelp),
+	)
+	if err != nil {
+		panic(err) // the struct does not describe a command line
+	}
+	return parser
 }
 
 // errShown ends a command whose reason has been printed already.
