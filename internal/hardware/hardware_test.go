@@ -126,7 +126,7 @@ func TestSerialIsASCII(t *testing.T) {
 	for s, want := range map[string]string{
 		"stra\u00dfe-\u017f1": "STRA?E-?1", "12\xff34": "12?34", "ab\u200bc": "AB?C", "\u212a98": "?98", "a\u3000b": "A?B", "\u01c612": "?12",
 		"\U0001fae812": "?12", // printable since Unicode 15
-		"\u30b7-12":   "?-12", "~!1a b": "~!1A B",
+		"\u30b7-12":    "?-12", "~!1a b": "~!1A B",
 	} {
 		if got := (Facts{BoardSerial: s}).Evidence()[hostid.BoardSerial]; got != want {
 			t.Errorf("%q: got %q, want %q", s, got, want)
