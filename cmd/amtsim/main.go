@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -27,30 +28,47 @@ const (
 
 type flags struct {
 	Devices    int              `placeholder:"N" default:"1" help:"Simulated PCs (${default})."`
-	Network    string           `placeholder:"ADDR" default:"127.16.0.1" help:"Network interface of device 1; device i has the i-th address from here (${default})."`
-	Local      string           `placeholder:"ADDR" default:"127.17.0.1" help:"The same for the local interface, which the PC reaches through LMS; or none (${default})."`
-	Port       int              `default:"16992" help:"Port without TLS (${default})."`
-	TLSPort    int              `name:"tls-port" placeholder:"PORT" default:"0" help:"Port with TLS; 0 opens none (${default}). From release 16.1 on it replaces --port."`
-	User       string           `default:"admin" help:"AMT management user (${default})."`
-	Password   string           `default:"P@ssw0rd!" help:"Its password (${default})."`
+	Network    string           `placeholder:"ADDR" default:"127.16.0.1" help:"Network side of device 1; others follow (${default})."`
+	Local      string           `placeholder:"ADDR" default:"127.17.0.1" help:"The same for LMS on the PC itself, or none (${default})."`
+	Port       int              `placeholder:"PORT" default:"16992" help:"Port without TLS (${default})."`
+	TLSPort    int              `name:"tls-port" placeholder:"PORT" default:"0" help:"Port with TLS; 0: none. From 16.1 on it replaces --port."`
+	User       string           `placeholder:"NAME" default:"admin" help:"AMT management user (${default})."`
+	Password   string           `placeholder:"TEXT" default:"P@ssw0rd!" help:"Its password (${default})."`
 	Release    string           `placeholder:"X.Y.Z" default:"11.8.50" help:"Firmware release, with or without build (${default})."`
-	Mode       string           `placeholder:"MODE" help:"smb, enterprise or client; else smb below release 6.0, enterprise from there."`
-	State      string           `placeholder:"DIR" help:"Keeps firmware memory across restarts; without it memory is lost at exit."`
-	Latency    time.Duration    `default:"0ms" help:"Wait before each reply (${default})."`
-	Faults     string           `placeholder:"FILE" help:"Fault switches per device, JSON."`
-	SystemFile string           `placeholder:"FILE" help:"Writes a system configuration information file (.NDD) of the devices."`
+	Mode       string           `placeholder:"MODE" help:"smb (below release 6.0), enterprise (from there), client."`
+	State      string           `placeholder:"DIR" help:"Keeps memory across restarts; else it is lost at exit."`
+	Latency    time.Duration    `placeholder:"TIME" default:"0ms" help:"Wait before each reply (${default})."`
+	Faults     string           `placeholder:"FILE" help:"What is wrong with which device, JSON."`
+	SystemFile string           `placeholder:"FILE" help:"Writes the devices as dcmamtin /f reads them (.NDD)."`
 	Control    string           `placeholder:"ADDR:PORT" help:"HTTP API for tests, on a loopback address."`
-	Seed       uint64           `placeholder:"N" default:"0" help:"Decides UUIDs, serial numbers, MAC addresses and realms (${default})."`
+	Seed       uint64           `placeholder:"N" default:"0" help:"Decides UUIDs, serial numbers, MACs and realms (${default})."`
 	Version    kong.VersionFlag `help:"Print the version."`
 }
 
-const description = `Simulates PCs with Intel AMT and third-party data storage. Prints "ready" when all devices listen, and runs until interrupted.
+const description = `Simulates PCs with AMT and 3PDS; prints "ready" when all listen; Ctrl-C ends it.`
 
-Examples:
-  amtsim
+const examples = `Examples:
   amtsim --devices 20 --control 127.0.0.1:9000 --system-file NETM.NDD
   amtsim --devices 3 --tls-port 16993 --release 16.1.25 --state ./amt
-  amtsim --devices 20 --faults faults.json     {"3": {"silent": true}, "10-19": {"full_eacl": true}}`
+  amtsim --devices 20 --faults f.json    # {"3": {"silent": true}}`
+
+// printHelp prints everything onto one screen, 24 lines of 80 columns: one line for each flag.
+func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
+	w := tabwriter.NewWriter(ctx.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "Usage: amtsim [flags]\n%s\n\n", description)
+	for _, f := range ctx.Model.Flags {
+		name := "--" + f.Name
+		if f.Short != 0 {
+			name = fmt.Sprintf("-%c, %s", f.Short, name)
+		}
+		if !f.IsBool() {
+			name += " " + f.FormatPlaceHolder()
+		}
+		fmt.Fprintf(w, "  %s\t%s\n", name, f.Help)
+	}
+	fmt.Fprintln(w, examples)
+	return w.Flush()
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -73,8 +91,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		}
 	}()
 	var f flags
-	parser, err := kong.New(&f, kong.Name("amtsim"), kong.Description(description), kong.Writers(stdout, stderr),
-		kong.Vars{"version": "amtsim " + version()}, kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
+	parser, err := kong.New(&f, kong.Name("amtsim"), kong.Writers(stdout, stderr),
+		kong.Vars{"version": "amtsim " + version()}, kong.Help(printHelp),
 		kong.Exit(func(code int) { panic(helpDone(code)) }))
 	if err != nil {
 		panic(err) // the flags struct is wrong

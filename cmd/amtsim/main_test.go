@@ -33,6 +33,27 @@ func TestScripts(t *testing.T) {
 		"exits": exits, "sim": startSim, "signal": signalSim, "fetch": fetch}})
 }
 
+// The help is one screen, with examples.
+func TestHelpIsOneScreen(t *testing.T) {
+	t.Parallel()
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"--help"}, &stdout, &stderr); code != exitOK || stderr.Len() > 0 {
+		t.Errorf("exit code %d, standard error %q", code, stderr.String())
+	}
+	lines := strings.Split(strings.TrimSuffix(stdout.String(), "\n"), "\n")
+	if len(lines) > 24 {
+		t.Errorf("%d lines", len(lines))
+	}
+	for _, l := range lines {
+		if len(l) > 80 {
+			t.Errorf("%d columns: %s", len(l), l)
+		}
+	}
+	if strings.Count(stdout.String(), "\n  amtsim --") < 2 {
+		t.Errorf("fewer than two examples:\n%s", stdout.String())
+	}
+}
+
 // exits CODE PROGRAM ARGS... runs a program and wants exactly that exit code.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
