@@ -34,6 +34,7 @@ type HigherSystem interface {
 type Report struct {
 	Audience Fingerprint `json:"aud"` // the manager's key
 	HostID   hostid.ID   `json:"host_id"`
+	SignKey  []byte      `json:"sign_key"` // the Ed25519 public key that signs the report, 32 bytes; Sign sets it
 	SealKey  []byte      `json:"seal_key"` // public key to seal settings to; 32 bytes, X25519
 
 	Epoch    Token  `json:"epoch"`         // random per data folder

@@ -70,6 +70,7 @@ type VerifiedReport struct {
 // cut, lists shortened, and what is no UTF-8 is replaced: what is odd about a PC must not keep it from reporting.
 func Sign(r Report, key ed25519.PrivateKey, enrol *EnrolmentToken) (SignedReport, error) {
 	r.clip()
+	r.SignKey = key.Public().(ed25519.PublicKey)
 	if err := r.check(); err != nil {
 		return SignedReport{}, fmt.Errorf("sign report: %w", err)
 	}
@@ -79,7 +80,7 @@ func Sign(r Report, key ed25519.PrivateKey, enrol *EnrolmentToken) (SignedReport
 	}
 	var extra map[jose.HeaderKey]any
 	if enrol != nil {
-		extra = map[jose.HeaderKey]any{"enrol": enrol.prove(key.Public().(ed25519.PublicKey), payload)}
+		extra = map[jose.HeaderKey]any{"enrol": enrol.prove(payload)}
 	}
 	jws, err := sign(payload, typReport, key, extra)
 	if err == nil && len(jws) > MaxReport {
@@ -115,12 +116,15 @@ func verifyReport(s SignedReport) (VerifiedReport, error) {
 	if err := v.Report.check(); err != nil {
 		return VerifiedReport{}, err
 	}
+	// Else whoever passes an enrolling report on could sign the same payload with a key of his own.
+	if !key.Equal(ed25519.PublicKey(v.Report.SignKey)) {
+		return VerifiedReport{}, errors.New("sign_key is not the key that signed")
+	}
 	if part, ok := extra["enrol"]; ok {
 		v.Enrol, err = readEnrolment(part)
 		if err != nil {
 			return VerifiedReport{}, err
 		}
-		v.Enrol.Key = key
 	}
 	return v, nil
 }
@@ -381,6 +385,8 @@ func (r *Report) check() error {
 		return errors.New("aud: not a key fingerprint")
 	case r.HostID.IsZero():
 		return errors.New("host_id is missing")
+	case len(r.SignKey) != ed25519.PublicKeySize:
+		return fmt.Errorf("sign_key: %d bytes, want %d", len(r.SignKey), ed25519.PublicKeySize)
 	case len(r.SealKey) != 32:
 		return fmt.Errorf("seal_key: %d bytes, want 32", len(r.SealKey))
 	case r.Epoch == Token{}:

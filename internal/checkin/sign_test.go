@@ -46,6 +46,7 @@ func report() checkin.Report {
 	return checkin.Report{
 		Audience: manager,
 		HostID:   id("0a"),
+		SignKey:  clientKey.Public().(ed25519.PublicKey),
 		SealKey:  make([]byte, 32),
 		Epoch:    checkin.Token{1},
 		Counter:  7,
@@ -188,6 +189,11 @@ func TestReportLimits(t *testing.T) {
 			t.Errorf("%s: accepted all the same", name)
 		}
 	}
+	for name, k := range map[string][]byte{"none": nil, "short": make([]byte, 31), "another": key("another").Public().(ed25519.PublicKey)} {
+		if _, err := checkin.Verify(signRaw(t, bad(func(r *checkin.Report) { r.SignKey = k }))); err == nil {
+			t.Errorf("sign key %s: accepted all the same", name)
+		}
+	}
 	long := bad(func(r *checkin.Report) { r.Names.Host = strings.Repeat("あ", 100) })
 	if _, err := checkin.Verify(signRaw(t, long)); err == nil {
 		t.Error("a name of 300 bytes was accepted")
@@ -266,12 +272,8 @@ func TestEnrolmentProof(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stolen, err := checkin.Verify(checkin.SignedReport{JWS: jws})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if stolen.Enrol.Check(token.Verifier(), stolen.Payload) {
-		t.Error("the proof enrols another key")
+	if _, err := checkin.Verify(checkin.SignedReport{JWS: jws}); err == nil || !strings.Contains(err.Error(), "sign_key") {
+		t.Errorf("a report with another key's signature and the proof: %v", err)
 	}
 	if strings.Contains(mustSign(t, report(), &token).JWS, base64.RawURLEncoding.EncodeToString(token.Secret[:])) {
 		t.Error("the secret is sent")

@@ -1,7 +1,6 @@
 package checkin
 
 import (
-	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -77,28 +76,25 @@ func (t EnrolmentToken) Text() string {
 func (t EnrolmentToken) Verifier() [32]byte { return sha256.Sum256(t.Secret[:]) }
 
 // Enrolment proves that its sender holds an enrolment token without sending it. It stands in the report's
-// protected header, so "the payload without the enrol part" is simply the payload, to the byte. It covers the key
-// that signs the report: else whoever passes a report on could sign the same payload with a key of his own, and the
-// manager would bind the host ID to that.
+// protected header, so "the payload without the enrol part" is simply the payload, to the byte. The payload names the
+// key that signs, so the proof serves no other key.
 type Enrolment struct {
-	TokenID string            `json:"token"`
-	MAC     []byte            `json:"mac"` // HMAC-SHA256(verifier, typ 0x00 token ID 0x00 key payload)
-	Key     ed25519.PublicKey `json:"-"`   // the report's, whose signature holds; Verify sets it
+	TokenID string `json:"token"`
+	MAC     []byte `json:"mac"` // HMAC-SHA256(verifier, typ 0x00 token ID 0x00 payload)
 }
 
-func (t EnrolmentToken) prove(key ed25519.PublicKey, payload []byte) Enrolment {
-	return Enrolment{t.ID, enrolMAC(t.Verifier(), t.ID, key, payload), key}
+func (t EnrolmentToken) prove(payload []byte) Enrolment {
+	return Enrolment{t.ID, enrolMAC(t.Verifier(), t.ID, payload)}
 }
 
-// Check reports whether the MAC is right for key and payload under that verifier, in constant time.
+// Check reports whether the MAC is right for the payload under that verifier, in constant time.
 func (e Enrolment) Check(verifier [32]byte, payload []byte) bool {
-	return hmac.Equal(e.MAC, enrolMAC(verifier, e.TokenID, e.Key, payload))
+	return hmac.Equal(e.MAC, enrolMAC(verifier, e.TokenID, payload))
 }
 
-func enrolMAC(verifier [32]byte, id string, key ed25519.PublicKey, payload []byte) []byte {
+func enrolMAC(verifier [32]byte, id string, payload []byte) []byte {
 	mac := hmac.New(sha256.New, verifier[:])
 	io.WriteString(mac, typReport+"\x00"+id+"\x00")
-	mac.Write(key) // 32 bytes
 	mac.Write(payload)
 	return mac.Sum(nil)
 }
