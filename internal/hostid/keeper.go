@@ -428,14 +428,14 @@ func reason(s StoreState, d decision) string {
 	switch s.State {
 	case Empty:
 		return fmt.Sprintf("%s held no host ID, as is normal for a first installation; the new one is kept there from now on. "+
-			"If this PC had one before, that memory was erased since: merge the two assets at the manager.", s.Name)
+			"If this PC had one before, that memory was erased since; the manager then lists a conflict between the two assets.", s.Name)
 	case NotInitialized:
 		return fmt.Sprintf("%s could not be read: %s. Initialize it from the higher system. %s", s.Name, s.Error, later)
 	case Corrupt:
 		return fmt.Sprintf("%s could not be read: %s. It is overwritten with the new host ID; "+
-			"if the PC had a host ID before, merge the two assets at the manager.", s.Name, s.Error)
+			"if the PC had a host ID before, the manager lists a conflict between the two assets.", s.Name, s.Error)
 	case Foreign:
-		return fmt.Sprintf("%s holds host ID %s, which was stored on another board. Nothing was written to it: resolve the conflict at the manager.",
+		return fmt.Sprintf("%s holds host ID %s, which was stored on another board. Nothing was written to it; the manager lists the conflict.",
 			s.Name, s.HostID)
 	case Unavailable:
 		if d.fresh {
@@ -443,7 +443,7 @@ func reason(s StoreState, d decision) string {
 		}
 		return fmt.Sprintf("%s could not be read: %s. %s", s.Name, s.Error, later)
 	default: // readable, but one of several that differ
-		return fmt.Sprintf("%s holds host ID %s, and another memory another one. Nothing was written: resolve the conflict at the manager.", s.Name, s.HostID)
+		return fmt.Sprintf("%s holds host ID %s, and another memory another one. Nothing was written; the manager lists the conflict.", s.Name, s.HostID)
 	}
 }
 
