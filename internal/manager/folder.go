@@ -10,12 +10,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -183,34 +181,7 @@ func OpenRegistry(ctx context.Context, dir, database string) (*registry.Registry
 	if err != nil {
 		return nil, err
 	}
-	if path, ok := strings.CutPrefix(database, "sqlite:"); ok {
-		if err := lookAt(path); err != nil {
-			return nil, err
-		}
-	}
 	return registry.Open(ctx, database, registry.Options{Key: key})
-}
-
-// lookAt finds a database file that is missing, empty or something else. SQLite takes an empty file for a new database: every
-// PC would be unknown, and nobody would know why.
-func lookAt(path string) error {
-	f, err := os.Open(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("database: %w; correct database in manager.toml, or %s", err, putBack)
-	case err != nil:
-		return fmt.Errorf("database: %w", permission(err))
-	}
-	defer f.Close()
-	const begin = "SQLite format 3\x00" // sqlite.org/fileformat2.html, 1.3
-	head := make([]byte, len(begin))
-	switch _, err := io.ReadFull(f, head); {
-	case err == io.EOF:
-		return fmt.Errorf("database %s is empty: end serve and %s", path, putBack)
-	case err == nil && string(head) != begin || err == io.ErrUnexpectedEOF:
-		return fmt.Errorf("%s is no SQLite database: end serve and %s", path, putBack)
-	}
-	return nil
 }
 
 func readKey(dir string) (ed25519.PrivateKey, error) {

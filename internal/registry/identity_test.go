@@ -823,7 +823,7 @@ func TestMigrateTogether(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			reg, err := Open(t.Context(), "sqlite:"+path, Options{})
+			reg, err := open(t.Context(), path, Options{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -835,6 +835,26 @@ func TestMigrateTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// A database that is somebody else's, or that lost what marks it as ours, is left alone.
+func TestForeignDatabase(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	must(t, m.write(t.Context(), func(t *transaction) error {
+		_, err := t.exec(`PRAGMA application_id = 0`)
+		return err
+	}))
+	if _, err := Open(t.Context(), m.dsn, Options{}); err == nil || !strings.Contains(err.Error(), "another program's") {
+		t.Errorf("got %v", err)
+	}
+	path := strings.TrimPrefix(m.dsn, "sqlite:")
+	for content, want := range map[string]string{"": "is empty", "short": "is no SQLite database", strings.Repeat("long enough ", 500): "is no SQLite database"} {
+		must(t, os.WriteFile(path, []byte(content), 0o600))
+		if _, err := Open(t.Context(), m.dsn, Options{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "backup") {
+			t.Errorf("%.10q: got %v", content, err)
+		}
+	}
 }
 
 func TestNewerDatabase(t *testing.T) {

@@ -86,7 +86,7 @@ func Create(ctx context.Context, dsn string, o Options) (*Registry, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("make database: %w", err)
 	}
-	return Open(ctx, dsn, o)
+	return open(ctx, path, o)
 }
 
 // Open opens the database that dsn names ("sqlite:" and a full path) and brings its tables up to date. A database
@@ -96,13 +96,13 @@ func Open(ctx context.Context, dsn string, o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	// SQLite would make a missing file, and says "unable to open" to everything else.
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
+	if err := checkFile(path); err != nil {
+		return nil, err
 	}
-	f.Close()
+	return open(ctx, path, o)
+}
 
+func open(ctx context.Context, path string, o Options) (_ *Registry, err error) {
 	r := &Registry{key: o.Key, interval: o.Interval, now: o.Now}
 	if r.interval == 0 {
 		r.interval = DefaultInterval
@@ -122,7 +122,11 @@ func Open(ctx context.Context, dsn string, o Options) (*Registry, error) {
 	}
 	r.writer.SetMaxOpenConns(1)
 	r.readers.SetMaxOpenConns(8)
-	if err := r.migrate(ctx); err != nil {
+	err = r.checkOwner(ctx)
+	if err == nil {
+		err = r.migrate(ctx)
+	}
+	if err != nil {
 		r.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}

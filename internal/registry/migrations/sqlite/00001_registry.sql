@@ -3,6 +3,8 @@
 
 -- +goose Up
 
+PRAGMA application_id = 1935764837; -- registry.applicationID
+
 CREATE TABLE tokens (
     id       TEXT   PRIMARY KEY,
     verifier BLOB   NOT NULL, -- SHA-256 of the secret; the secret itself is kept nowhere

@@ -1,0 +1,104 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+)
+
+// putBack is the remedy for a database that is lost.
+const putBack = "end serve and put back the one from a backup"
+
+// applicationID marks a SQLite file as a registry (PRAGMA application_id): "same" in ASCII. The first migration
+// sets it.
+const applicationID = 0x73616d65
+
+// checkFile finds a database file that is missing, empty or something else. SQLite takes an empty file for a new
+// database: every PC would be unknown, and nobody would know why.
+func checkFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0) // SQLite says "unable to open" to everything
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("database: %w; correct database in manager.toml, or put back the one from a backup", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("database: %w; run this as the user that the manager runs as", err)
+	case err != nil:
+		return fmt.Errorf("database: %w", err)
+	}
+	defer f.Close()
+	const begin = "SQLite format 3\x00" // sqlite.org/fileformat2.html, 1.3
+	head := make([]byte, len(begin))
+	switch _, err := io.ReadFull(f, head); {
+	case err == io.EOF:
+		return fmt.Errorf("database %s is empty: %s", path, putBack)
+	case err == nil && string(head) != begin || err == io.ErrUnexpectedEOF:
+		return fmt.Errorf("%s is no SQLite database: %s", path, putBack)
+	case err != nil:
+		return fmt.Errorf("database: %w", err)
+	}
+	return nil
+}
+
+// checkOwner refuses a database that is another program's. One without any table but goose's is being made.
+func (r *Registry) checkOwner(ctx context.Context) error {
+	var id, tables int
+	if err := r.writer.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id); err != nil {
+		return err
+	}
+	if err := r.writer.QueryRowContext(ctx, `SELECT COUNT(*) FROM sqlite_master WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT LIKE 'goose\_%' ESCAPE '\'`).Scan(&tables); err != nil {
+		return err
+	}
+	if id != applicationID && tables > 0 {
+		return errors.New("it is another program's, or its marks are damaged; correct database in manager.toml, or " + putBack)
+	}
+	return nil
+}
+
+// SQLite's result codes (sqlite.org/rescode.html). The primary ones stand in the low byte.
+const (
+	sqliteBusy         = 5
+	sqliteReadOnly     = 8
+	sqliteIO           = 10
+	sqliteCorrupt      = 11
+	sqliteFull         = 13
+	sqliteNotADatabase = 26
+	sqliteShmSize      = sqliteIO | 19<<8 // no room for the index of the write-ahead log: what opening says on a full disk
+)
+
+// resultCode is SQLite's extended result code of an error, 0 for others.
+func resultCode(err error) int {
+	var e interface {
+		error
+		Code() int
+	}
+	if errors.As(err, &e) {
+		return e.Code()
+	}
+	return 0
+}
+
+// IsFull reports whether an error of the database says that its disk is full.
+func IsFull(err error) bool {
+	code := resultCode(err)
+	return code == sqliteFull || code == sqliteShmSize
+}
+
+// Remedy is what to do about an error that the database gives without saying it; "" where nothing is known.
+func Remedy(err error) string {
+	switch code := resultCode(err); {
+	case IsFull(err):
+		return "make room on that disk, then do this again"
+	case code&0xff == sqliteCorrupt || code&0xff == sqliteNotADatabase:
+		return "the database is damaged: " + putBack
+	case code&0xff == sqliteReadOnly:
+		return "see that this user may write to the database, its folder and its disk"
+	case code&0xff == sqliteIO:
+		return "see that the disk is there, has room and works"
+	case code&0xff == sqliteBusy:
+		return "another program holds the database: end it, or wait for it"
+	}
+	return ""
+}
