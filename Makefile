@@ -9,7 +9,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
 
-.PHONY: build run test check bench release clean
+.PHONY: build run test check bench clean
 
 build: ## static binaries for this machine
 	@mkdir -p bin
@@ -28,4 +28,4 @@ bench: build ## the benchmarks, as a table with ratios
 	@go run ./test/bench -bin bin
 
 clean:
-	rm -rf bin dist .build
+	rm -rf bin .build
