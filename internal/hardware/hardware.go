@@ -12,13 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"samehost/internal/hostid"
 )
 
 // Facts are the raw facts about a PC, as a client reports them and as a [hardware] file states them
@@ -56,32 +56,18 @@ const (
 // Load reads the facts from a [hardware] file instead of this machine: tests and simulated PCs. Unknown, misspelled
 // and repeated keys are errors that name the key and its line; so are values that no hardware has.
 func Load(path string) (Facts, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Facts{}, fmt.Errorf("hardware file %s: %w", path, bare(err))
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return Facts{}, fmt.Errorf("hardware file %s: %w", path, bare(err))
-	}
-	if len(b) > maxFile {
+	b, err := hostid.ReadRegularFile(path, maxFile)
+	if errors.Is(err, hostid.ErrCorrupt) {
 		return Facts{}, fmt.Errorf("hardware file %s: longer than %d KiB, as no such file is; name another", path, maxFile>>10)
+	}
+	if err != nil {
+		return Facts{}, fmt.Errorf("hardware file %s: %w", path, err)
 	}
 	facts, err := parse(b)
 	if err != nil {
 		return Facts{}, fmt.Errorf("hardware file %s: %w", path, err)
 	}
 	return facts, nil
-}
-
-// bare is the error without the path that the caller's message names already.
-func bare(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }
 
 func parse(b []byte) (Facts, error) {

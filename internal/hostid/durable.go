@@ -3,11 +3,13 @@ package hostid
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // tempSuffix marks a file that is being written. No other file in a data folder ends so.
@@ -33,6 +35,9 @@ func WriteFileDurably(path string, data []byte) error { return cut(nil).writeFil
 
 func (c cut) writeFileDurably(path string, data []byte) error {
 	if err := c.writeAndRename(path, data); err != nil {
+		if pe := (*fs.PathError)(nil); errors.As(err, &pe) && pe.Path == path+tempSuffix {
+			err = pe.Err // the name that people know stands before it
+		}
 		return fmt.Errorf("write %s: %w%s", path, err, advice(err))
 	}
 	return nil
@@ -105,7 +110,7 @@ func (c cut) rename(from, to string) error {
 func (c cut) makeFolder(dir string) error {
 	if info, err := os.Stat(dir); err == nil {
 		if !info.IsDir() {
-			return fmt.Errorf("%s is no folder: move it away, or name another data folder", dir)
+			return fmt.Errorf("%s is no folder: move it away, or name another data_dir", dir)
 		}
 		return nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -127,6 +132,57 @@ func (c cut) makeFolder(dir string) error {
 	return syncFolder(above)
 }
 
+// ReadRegularFile reads a file whole that an administrator or this program put there. It follows links, and hangs
+// on nothing that may stand in the file's place: what is no regular file is an error. One of more than limit bytes
+// wraps ErrCorrupt, a missing one fs.ErrNotExist. The error says what to do, and does not name the file: that is
+// the caller's.
+func ReadRegularFile(path string, limit int64) ([]byte, error) {
+	b, err := readRegularFile(path, limit)
+	if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+		err = pe.Err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w%s", err, advice(err))
+	}
+	return b, nil
+}
+
+func readRegularFile(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path) // before it is opened, which alone can move a tape or reset a port
+	if err != nil {
+		return nil, err
+	}
+	if err := regular(info); err != nil {
+		return nil, err
+	}
+	f, err := openAtOnce(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err = f.Stat(); err != nil {
+		return nil, err
+	}
+	if err := regular(info); err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%w: more than %d bytes", ErrCorrupt, limit)
+	}
+	return b, err
+}
+
+func regular(info fs.FileInfo) error {
+	switch {
+	case info.IsDir():
+		return errors.New("it is a folder, not a file: move it away")
+	case !info.Mode().IsRegular():
+		return errors.New("it is no regular file: move it away")
+	}
+	return nil
+}
+
 // advice is what to do about an error of the file system, as the end of a sentence.
 func advice(err error) string {
 	switch {
@@ -134,6 +190,8 @@ func advice(err error) string {
 		return ": the disk is full; what was stored before is untouched; free some space"
 	case isReadOnly(err):
 		return ": the file system is read-only; name another data_dir, or mount it for writing"
+	case errors.Is(err, syscall.ENOTDIR):
+		return ": a file stands where a folder must be: move it away, or name another data_dir"
 	case errors.Is(err, fs.ErrPermission):
 		return ": run this as root or Administrator, or give the account of the service access to it"
 	default:
@@ -156,12 +214,12 @@ type Lock struct{ file *os.File }
 // it ends. Temporary files that a killed process left are removed.
 func LockFolder(dir string) (*Lock, error) {
 	if err := cut(nil).makeFolder(dir); err != nil {
-		return nil, fmt.Errorf("lock data folder %s: %w%s", dir, err, advice(err))
+		return nil, fmt.Errorf("data folder: %w%s", err, advice(err)) // which names it
 	}
 	path := filepath.Join(dir, lockName)
 	f, err := openLock(path)
 	if err != nil {
-		return nil, fmt.Errorf("lock data folder %s: %w%s", dir, err, advice(err))
+		return nil, fmt.Errorf("lock data folder: %w%s", err, advice(err))
 	}
 	taken, err := tryLock(f)
 	if err != nil {
@@ -175,7 +233,7 @@ func LockFolder(dir string) (*Lock, error) {
 	l := &Lock{f}
 	if err := l.begin(dir); err != nil {
 		l.Unlock()
-		return nil, fmt.Errorf("lock data folder %s: %w%s", dir, err, advice(err))
+		return nil, fmt.Errorf("lock data folder: %w%s", err, advice(err))
 	}
 	return l, nil
 }

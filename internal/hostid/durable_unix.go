@@ -20,6 +20,11 @@ func openToRead(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 }
 
+// openAtOnce does not wait for the other end of a pipe.
+func openAtOnce(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
 func replaceFile(from, to string) error { return os.Rename(from, to) }
 
 // syncFolder makes the names in a folder durable. File systems that cannot say EINVAL.

@@ -63,6 +63,8 @@ func makePrivateFolder(dir string) error {
 
 func openToRead(path string) (*os.File, error) { return os.Open(path) }
 
+func openAtOnce(path string) (*os.File, error) { return os.Open(path) }
+
 // replaceFile renames over what is there and returns when that is on the disk. Virus scanners and indexers open a
 // new file for a moment, and then the rename is refused: it is tried for two seconds.
 func replaceFile(from, to string) error {

@@ -179,7 +179,7 @@ func (f *File) asideName(b []byte, why string) (name string, there bool) {
 	for _, e := range entries {
 		n := e.Name()
 		if len(n) > len(prefix)+len(suffix) && n[:len(prefix)] == prefix && n[len(n)-len(suffix):] == suffix {
-			if have, err := os.ReadFile(filepath.Join(f.dir, n)); err == nil && sha256.Sum256(have) == digest {
+			if have, err := ReadRegularFile(filepath.Join(f.dir, n), maxFile); err == nil && sha256.Sum256(have) == digest {
 				return filepath.Join(f.dir, n), true
 			}
 		}

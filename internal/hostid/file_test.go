@@ -363,3 +363,24 @@ func TestLockEndsWithItsProcess(t *testing.T) {
 		t.Errorf("the folder holds %q", names)
 	}
 }
+
+func TestReadRegularFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, []byte("12345"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := hostid.ReadRegularFile(path, 5); err != nil || string(b) != "12345" {
+		t.Errorf("of the limit's length: %q, %v", b, err)
+	}
+	if b, err := hostid.ReadRegularFile(path, 4); !errors.Is(err, hostid.ErrCorrupt) || b != nil {
+		t.Errorf("longer than the limit: %q, %v; want ErrCorrupt", b, err)
+	}
+	for name, want := range map[string]error{"nosuch": fs.ErrNotExist, "": nil} {
+		_, err := hostid.ReadRegularFile(filepath.Join(dir, name), 5)
+		if err == nil || want != nil && !errors.Is(err, want) || strings.Contains(err.Error(), dir) {
+			t.Errorf("%q: %v; want %v, and the caller to name the file", name, err, want)
+		}
+	}
+}
