@@ -123,6 +123,9 @@ func (c *installCmd) Run(ctx context.Context, p *program) error {
 		p.say(conflict.Sentence)
 	}
 	reasons := strings.Join(out.Reasons, " ")
+	if out.HardwareError != "" && !strings.Contains(reasons, out.HardwareError) {
+		p.say("hardware facts of this PC cannot be read: " + out.HardwareError)
+	}
 	for _, s := range out.Stores {
 		if s.Error != "" && !strings.Contains(reasons, s.Error) {
 			p.say(fmt.Sprintf("store %s: %s: %s", s.Name, s.State, s.Error))
@@ -234,8 +237,6 @@ func (*statusCmd) Run(ctx context.Context, p *program) error {
 		return fmt.Errorf("no host ID yet in %s: %s", cfg.DataDir, s.LastError)
 	case errors.Is(err, hostid.ErrNotStored):
 		return fmt.Errorf("no host ID yet in %s: run samehost-client install", cfg.DataDir)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; run this as root or Administrator", err)
 	case err != nil:
 		return err
 	}
@@ -256,6 +257,9 @@ func statusLines(s agent.Status) []string {
 		if store.Error != "" {
 			lines = append(lines, "               "+store.Error)
 		}
+	}
+	if s.HardwareError != "" {
+		lines = append(lines, "hardware:      facts cannot be read: "+s.HardwareError)
 	}
 	lines = append(lines, fmt.Sprintf("higher system: %s", orNone(s.HigherSystem)))
 	last := "never"

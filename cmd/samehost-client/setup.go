@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
 
@@ -129,10 +128,16 @@ func amtStore(a config.AMT) (*amt.Store, error) {
 // pin is the digest in a pin that config has checked.
 func pin(s string) ([]byte, error) { return hex.DecodeString(strings.TrimPrefix(s, "sha256:")) }
 
+// maxAuthorities is more than a file with every authority of a system has.
+const maxAuthorities = 4 << 20
+
 func authorities(key, path string) (*x509.CertPool, error) {
-	b, err := os.ReadFile(path)
+	b, err := hostid.ReadRegularFile(path, maxAuthorities)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s %s: %w; copy the manager's CA certificate there", key, path, err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w; copy the manager's CA certificate there", key, err)
+		return nil, fmt.Errorf("%s %s: %w", key, path, err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(b) {

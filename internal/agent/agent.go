@@ -69,6 +69,8 @@ type Outcome struct {
 	Reasons     []string            `json:"reasons,omitempty"` // why the host ID was not restored, and what to do
 	Conflicts   []hostid.Conflict   `json:"conflicts,omitempty"`
 
+	HardwareError string `json:"hardware_error,omitempty"` // why facts about this PC are missing
+
 	CheckedIn bool                `json:"checked_in"`      // accepted, or taken into a relay's keeping
 	Reply     checkin.ReplyStatus `json:"reply,omitempty"` // which of the two
 	Refused   bool                `json:"refused"`         // trying again will not help: Error says what will
@@ -100,6 +102,7 @@ type Agent struct {
 	// What was logged last: a fault that lasts is logged once, not every five minutes.
 	shown    string          // the error of the last check-in
 	reported bool            // a check-in of this process succeeded
+	unseen   string          // why facts about this PC were missing
 	told     map[string]bool // sentences about stores
 
 	higher    checkin.HigherSystem
@@ -193,11 +196,11 @@ func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
 	if a.run.slept(a.o.clock) {
 		a.run = beginRun(a.o.clock)
 	}
-	facts, err := a.o.Hardware(ctx)
+	facts, unread, err := a.gather(ctx)
 	if err != nil {
-		a.o.Log.Warn("some facts about this PC cannot be read", "error", err)
+		return Outcome{}, err
 	}
-	est, err := a.establish(ctx, facts)
+	est, err := a.establish(ctx, facts, unread)
 	if err != nil {
 		if ctx.Err() == nil {
 			a.failed(err)
@@ -212,8 +215,12 @@ func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
 		Stores:      memoryOf(est),
 		Reasons:     est.Reasons,
 		Conflicts:   est.Conflicts,
+
+		HardwareError: unread,
 	}
-	out.Reply, err = a.report(ctx, est, facts)
+	if err = a.inUse(out.HostID); err == nil {
+		out.Reply, err = a.report(ctx, est, facts)
+	}
 	if err != nil && ctx.Err() != nil {
 		return out, ctx.Err()
 	}
@@ -237,7 +244,7 @@ func memoryOf(est hostid.Outcome) []hostid.StoreState {
 	return states
 }
 
-func (a *Agent) establish(ctx context.Context, facts hardware.Facts) (hostid.Outcome, error) {
+func (a *Agent) establish(ctx context.Context, facts hardware.Facts, unread string) (hostid.Outcome, error) {
 	wait := a.o.RestoreWait
 	if wait == 0 {
 		wait = -1
@@ -251,7 +258,11 @@ func (a *Agent) establish(ctx context.Context, facts hardware.Facts) (hostid.Out
 		Log:             a.o.Log,
 	}
 	for _, s := range a.o.Stores {
-		keeper.Memory = append(keeper.Memory, hostid.NamedStore{Name: s.Name, Store: boundedStore{s.Store}})
+		var store hostid.Store = boundedStore{s.Store}
+		if unread != "" {
+			store = judgedStore{store, keeper.Evidence, unread}
+		}
+		keeper.Memory = append(keeper.Memory, hostid.NamedStore{Name: s.Name, Store: store})
 	}
 	// A store that keeps a session open would hold one of the few places for it until the next check-in.
 	defer func() {
@@ -307,9 +318,6 @@ func (a *Agent) beforeOverwrite(_ context.Context, o hostid.Overwrite) error {
 	if a.over.has(w) {
 		return nil
 	}
-	if len(a.over.Entries) >= maxOverwritings {
-		return fmt.Errorf("%d overwritten records wait for the manager to take note of them: check in first", maxOverwritings)
-	}
 	if w.Audience != "" {
 		proof, err := checkin.SignReplacement(checkin.Replacement{
 			Old:      w.Old,
@@ -322,11 +330,32 @@ func (a *Agent) beforeOverwrite(_ context.Context, o hostid.Overwrite) error {
 		}
 		w.Proof = proof
 	}
-	return a.saveOverwritten(append(slices.Clone(a.over.Entries), w))
+	next, lost := a.over.with(w)
+	if next.proofs() > maxProofs {
+		return fmt.Errorf("%d overwritten records wait for the manager to take note of them: check in first", maxProofs)
+	}
+	if lost > 0 {
+		a.o.Log.Warn("too much waits to be told to a manager that never answers: the oldest is forgotten", "how_many", lost)
+	}
+	return a.saveOverwritten(next)
 }
 
-func (a *Agent) saveOverwritten(entries []overwriting) error {
-	next := overwritten{Entries: entries}
+// inUse makes durable which of the announced host IDs this PC has now. Only then may a report be made under it.
+func (a *Agent) inUse(id hostid.ID) error {
+	next := overwritten{Entries: slices.Clone(a.over.Entries)}
+	changed := false
+	for i := range next.Entries {
+		if w := &next.Entries[i]; w.New == id && !w.InUse {
+			w.InUse, changed = true, true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return a.saveOverwritten(next)
+}
+
+func (a *Agent) saveOverwritten(next overwritten) error {
 	if err := a.write(overwrittenName, next); err != nil {
 		return err
 	}
@@ -370,7 +399,7 @@ func (a *Agent) token() (*checkin.EnrolmentToken, error) {
 // ReadToken reads a file that holds an enrolment token. The error never shows the token; it wraps fs.ErrNotExist if
 // there is no such file.
 func ReadToken(path string) (checkin.EnrolmentToken, error) {
-	b, err := readBounded(path, 4096)
+	b, err := hostid.ReadRegularFile(path, 4096)
 	if err != nil {
 		if errors.Is(err, hostid.ErrCorrupt) {
 			err = errors.New("too long for one enrolment token")
@@ -561,7 +590,15 @@ func (a *Agent) compose(est hostid.Outcome, facts hardware.Facts) checkin.Report
 		}
 		r.Stores = append(r.Stores, state)
 	}
+	otherCase := fmt.Sprintf("Host ID %s was restored, but the serial number of the system or chassis has changed: the board sits in another case.", r.HostID)
 	for _, c := range est.Conflicts {
+		switch {
+		case c.Kind == hostid.OtherCase:
+			otherCase = c.Sentence
+			continue
+		case c.Kind == hostid.OtherID && a.over.returned(c.File, c.Memory):
+			continue // told with that
+		}
 		other := c.Memory
 		if other == r.HostID {
 			other = c.File
@@ -571,11 +608,12 @@ func (a *Agent) compose(est hostid.Outcome, facts hardware.Facts) checkin.Report
 		}
 		r.Observations = append(r.Observations, checkin.Observation{Kind: string(c.Kind), Mine: r.HostID, Other: other, Detail: c.Sentence})
 	}
+	if est.Pending { // in every report: the Keeper sees it in the call that restores only, but it lasts
+		r.Observations = append(r.Observations, checkin.Observation{Kind: string(hostid.OtherCase), Mine: r.HostID, Detail: otherCase})
+	}
 	for _, w := range a.over.Entries {
-		switch {
-		case w.Proof == "":
-			r.Observations = append(r.Observations, w.observation())
-		case w.Audience == r.Audience && len(r.Replaced) < maxReplaced:
+		r.Observations = append(r.Observations, w.observations()...)
+		if w.Proof != "" && w.Audience == r.Audience && len(r.Replaced) < maxReplaced {
 			r.Replaced = append(r.Replaced, w.Proof)
 		}
 	}
@@ -585,15 +623,6 @@ func (a *Agent) compose(est hostid.Outcome, facts hardware.Facts) checkin.Report
 // maxReplaced is how many statements one report may carry (docs/protocol/checkin.md); the others follow once the
 // manager has named these.
 const maxReplaced = 16
-
-func (w overwriting) observation() checkin.Observation {
-	return checkin.Observation{
-		Kind:   string(w.Kind),
-		Mine:   w.New,
-		Other:  w.Old,
-		Detail: fmt.Sprintf("store %s: host ID %s took the place of %s", w.Store, w.New, w.Old),
-	}
-}
 
 // deliver sends the pending report and makes durable what came of it.
 func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (checkin.ReplyStatus, error) {
@@ -644,12 +673,18 @@ func (a *Agent) forget(reply checkin.Reply, sent checkin.Report) error {
 		if w.Proof != "" {
 			return w.Audience == sent.Audience && slices.Contains(reply.Named, w.Old)
 		}
-		return slices.Contains(sent.Observations, w.observation())
+		told := w.observations()
+		for _, o := range told {
+			if !slices.Contains(sent.Observations, o) {
+				return false
+			}
+		}
+		return len(told) > 0
 	})
 	if len(left) == len(a.over.Entries) {
 		return nil
 	}
-	return a.saveOverwritten(left)
+	return a.saveOverwritten(overwritten{Entries: left})
 }
 
 // The orders that this client carries out.

@@ -125,11 +125,84 @@ type overwriting struct {
 	// key, and the manager that it is for. It is kept until that one names Old.
 	Audience checkin.Fingerprint `json:"aud,omitempty"`
 	Proof    string              `json:"proof,omitempty"`
+
+	// InUse: New was this PC's host ID since. Before that is durable no report is made under New, so that without it
+	// nobody was ever told of New.
+	InUse bool `json:"in_use,omitempty"`
 }
 
-// maxOverwritings bounds the file. A PC meets two or three in its life; if a manager never names any, overwriting
-// stops before their memory does.
-const maxOverwritings = 128
+// A PC meets two or three in its life. These bound the file where a manager never answers: one proof more, and
+// memory is not overwritten; of observations the oldest makes way, since without a host ID there would be nothing to
+// report at all.
+const (
+	maxProofs   = 64
+	maxObserved = 64
+)
+
+// observations are what the manager is told of a record that gave way without proof; none before it is known to
+// have come about. That memory's ID took the place of the file's is a conflict besides, and is told from here:
+// hostid.Keeper sees it in that one call only, and nobody may be there to be told.
+func (w overwriting) observations() []checkin.Observation {
+	if w.Proof != "" || !w.InUse {
+		return nil
+	}
+	list := []checkin.Observation{{
+		Kind:   string(w.Kind),
+		Mine:   w.New,
+		Other:  w.Old,
+		Detail: fmt.Sprintf("store %s: host ID %s took the place of %s", w.Store, w.New, w.Old),
+	}}
+	if w.Kind == hostid.Returned {
+		list = append(list, checkin.Observation{
+			Kind:  string(hostid.OtherID),
+			Mine:  w.New,
+			Other: w.Old,
+			Detail: fmt.Sprintf("The host ID management file held %s, and memory on the board %s: this PC is %s again, and the other record was set aside.",
+				w.Old, w.New, w.New),
+		})
+	}
+	return list
+}
+
+// returned reports whether the file's record old gave way to memory's new.
+func (o overwritten) returned(old, new hostid.ID) bool {
+	return slices.ContainsFunc(o.Entries, func(e overwriting) bool {
+		return e.Kind == hostid.Returned && e.Old == old && e.New == new
+	})
+}
+
+// with adds an announcement. Its old record is still in its store, so what was announced of it before did not come
+// about, and makes way unless New was in use all the same; a proof makes way for a proof only.
+func (o overwritten) with(w overwriting) (next overwritten, lost int) {
+	for _, e := range o.Entries {
+		never := !e.InUse && e.Store == w.Store && e.Old == w.Old && e.New != w.New
+		if never && (e.Kind == w.Kind || e.Proof == "") {
+			continue
+		}
+		next.Entries = append(next.Entries, e)
+	}
+	next.Entries = append(next.Entries, w)
+	observed := len(next.Entries) - next.proofs()
+	next.Entries = slices.DeleteFunc(next.Entries, func(e overwriting) bool {
+		if e.Proof != "" || observed <= maxObserved {
+			return false
+		}
+		observed--
+		lost++
+		return true
+	})
+	return next, lost
+}
+
+// proofs counts them.
+func (o overwritten) proofs() (n int) {
+	for _, e := range o.Entries {
+		if e.Proof != "" {
+			n++
+		}
+	}
+	return n
+}
 
 func (o overwritten) has(w overwriting) bool {
 	return slices.ContainsFunc(o.Entries, func(e overwriting) bool {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -69,6 +70,7 @@ func (m controlMessage) sum(who string, secret []byte) []byte {
 type control struct {
 	listener net.Listener
 	path     string
+	file     []byte // what was written there
 	done     sync.WaitGroup
 }
 
@@ -81,7 +83,7 @@ func serveControl(ctx context.Context, folder string, checkIn func(context.Conte
 	secret := make([]byte, 32)
 	rand.Read(secret)
 	b, _ := json.Marshal(controlFile{listener.Addr().String(), hex.EncodeToString(secret)})
-	c := &control{listener: listener, path: filepath.Join(folder, controlName)}
+	c := &control{listener: listener, path: filepath.Join(folder, controlName), file: b}
 	if err := hostid.WriteFileDurably(c.path, b); err != nil {
 		listener.Close()
 		return nil, err
@@ -112,7 +114,10 @@ func serveControl(ctx context.Context, folder string, checkIn func(context.Conte
 func (c *control) Close() {
 	c.listener.Close()
 	c.done.Wait()
-	os.Remove(c.path)
+	// Where the folder was replaced, another service's may be in its place.
+	if b, err := hostid.ReadRegularFile(c.path, controlBound); err == nil && bytes.Equal(b, c.file) {
+		os.Remove(c.path)
+	}
 }
 
 func answer(ctx context.Context, conn net.Conn, secret []byte, checkIn func(context.Context) (Outcome, error)) {
@@ -159,9 +164,9 @@ func Serving(ctx context.Context, folder string) bool {
 }
 
 func request(ctx context.Context, folder, question string) (Outcome, error) {
-	b, err := readBounded(filepath.Join(folder, controlName), controlBound)
+	b, err := hostid.ReadRegularFile(filepath.Join(folder, controlName), controlBound)
 	if err != nil {
-		return Outcome{}, fmt.Errorf("%w: %w", ErrNoService, err)
+		return Outcome{}, fmt.Errorf("%w: %s: %w", ErrNoService, controlName, err)
 	}
 	var at controlFile
 	if err := strictJSON(b, &at); err != nil {

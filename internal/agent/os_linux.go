@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"samehost/internal/hostid"
 )
 
 // awakeTime is CLOCK_MONOTONIC, which stops in sleep (clock_gettime(2)).
@@ -27,7 +29,7 @@ func fullName() string { return "" }
 // osVersion is PRETTY_NAME of os-release(5).
 func osVersion() string {
 	for _, path := range []string{"/etc/os-release", "/usr/lib/os-release"} {
-		b, err := readBounded(path, 64<<10)
+		b, err := hostid.ReadRegularFile(path, 64<<10)
 		if err != nil {
 			continue
 		}

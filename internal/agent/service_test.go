@@ -41,6 +41,28 @@ func (pc *testPC) serve(t *testing.T) (stop func()) {
 	return stop
 }
 
+// A service whose folder was replaced leaves the next one's way to be asked alone.
+func TestControlOfAnotherServiceStays(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var controls []*control
+	for range 2 {
+		c, err := serveControl(t.Context(), dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		controls = append(controls, c)
+	}
+	controls[0].Close()
+	if !Serving(t.Context(), dir) {
+		t.Error("the second service cannot be asked after the first ended")
+	}
+	controls[1].Close()
+	if _, err := os.Stat(filepath.Join(dir, controlName)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s stays: %v", controlName, err)
+	}
+}
+
 // receive waits for the manager to accept a report.
 func (m *testManager) receive(t *testing.T) {
 	t.Helper()

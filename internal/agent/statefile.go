@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,11 +48,11 @@ func writeState(path string, content any) error {
 // readState reads what writeState wrote. The error wraps fs.ErrNotExist, hostid.ErrNewer, hostid.ErrCorrupt, or
 // says why the file cannot be read.
 func readState(path string, content any) error {
-	b, err := readBounded(path, stateBound)
+	b, err := hostid.ReadRegularFile(path, stateBound)
 	if err == nil {
 		err = parseState(b, content)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
 	return err
@@ -92,19 +91,6 @@ func strictJSON(b []byte, v any) error {
 	return nil
 }
 
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%w: more than %d bytes", hostid.ErrCorrupt, limit)
-	}
-	return b, err
-}
-
 // setAside keeps a copy of a file under a dated name and returns that name. The file itself stays until it is
 // written over, so that a crash in between changes nothing; the same content is kept once.
 func setAside(path, why string, now time.Time) (string, error) {
@@ -123,7 +109,7 @@ func setAside(path, why string, now time.Time) (string, error) {
 	}
 	for _, e := range entries {
 		if name := filepath.Join(filepath.Dir(path), e.Name()); strings.HasPrefix(name, path+"."+why+"-") {
-			if old, err := readBounded(name, stateBound); err == nil && bytes.Equal(old, b) {
+			if old, err := hostid.ReadRegularFile(name, stateBound); err == nil && bytes.Equal(old, b) {
 				return name, nil
 			}
 		}

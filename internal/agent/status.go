@@ -22,6 +22,8 @@ type Status struct {
 	Reasons     []string            `json:"reasons,omitempty"` // why the host ID was not restored when this one was generated
 	Conflicts   []hostid.Conflict   `json:"conflicts,omitempty"`
 
+	HardwareError string `json:"hardware_error,omitempty"` // why facts about this PC are missing
+
 	HigherSystem string              `json:"higher_system"`
 	Manager      checkin.Fingerprint `json:"manager,omitempty"` // the key that replies are signed by
 	LastCheckIn  *time.Time          `json:"last_checkin"`      // the last one that succeeded; null before
@@ -69,13 +71,15 @@ func readStatusFile(folder string) (s Status, err error) {
 func (a *Agent) finished(est hostid.Outcome, out Outcome) {
 	now := a.o.clock.wall().UTC().Truncate(time.Second)
 	s := Status{
-		HostID:       out.HostID,
-		Origin:       origin(est.Record.Local),
-		Provisional:  out.Provisional,
-		Pending:      out.Pending,
-		Stores:       out.Stores,
-		Reasons:      out.Reasons,
-		Conflicts:    out.Conflicts,
+		HostID:        out.HostID,
+		Origin:        origin(est.Record.Local),
+		Provisional:   out.Provisional,
+		Pending:       out.Pending,
+		Stores:        out.Stores,
+		Reasons:       out.Reasons,
+		Conflicts:     out.Conflicts,
+		HardwareError: out.HardwareError,
+
 		HigherSystem: a.o.HigherSystem,
 		Manager:      a.chain.Manager,
 		LastCheckIn:  a.status.LastCheckIn,
