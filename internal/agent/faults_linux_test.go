@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"samehost/internal/hostid"
 )
 
 // What stands in a file's place, such as a pipe or a folder, is named once and said at once; nothing hangs.
@@ -24,6 +26,8 @@ func TestWhatIsNoRegularFile(t *testing.T) {
 		for name, read := range map[string]func(path string) error{
 			chainName:       func(string) error { a, err := Open(pc.options()); closed(a, err); return err },
 			overwrittenName: func(string) error { a, err := Open(pc.options()); closed(a, err); return err },
+			hostid.FileName: func(string) error { _, err := ReadStatus(t.Context(), pc.dir); return err },
+			lockName:        func(string) error { a, err := Open(pc.options()); closed(a, err); return err },
 			statusName:      func(string) error { _, err := ReadStatus(t.Context(), pc.dir); return err },
 			controlName:     func(string) error { _, err := RequestCheckIn(t.Context(), pc.dir); return err },
 			"enrol.txt":     func(path string) error { _, err := ReadToken(path); return err },

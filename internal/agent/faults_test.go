@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -315,6 +316,34 @@ func TestOtherCaseIsReportedWhileItLasts(t *testing.T) {
 		if !m.last(t).Pending || m.last(t).Observations[0].Detail == "" {
 			t.Error("not pending, or without a sentence")
 		}
+	}
+}
+
+// Whatever the clock says, there is a host ID, in the file and in memory. One that is too early keeps nobody from
+// checking in; one by which the certificate has ended is said.
+func TestWrongClocks(t *testing.T) {
+	t.Parallel()
+	for year, accepted := range map[int]bool{1969: true, 1970: true, 2099: false} {
+		m := newManager(t)
+		m.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+		pc := newPC(t, m)
+		pc.skew = time.Until(time.Date(year, 1, 2, 0, 0, 0, 0, time.UTC))
+		out := pc.checkIn(t)
+		if out.HostID.IsZero() || pc.storedID(t) != out.HostID || out.CheckedIn != accepted {
+			t.Errorf("%d: %s, %s in memory, checked in %v (%s)", year, out.HostID, pc.storedID(t), out.CheckedIn, out.Error)
+		}
+		if !accepted && (!strings.Contains(out.Error, "this PC's clock") || strings.Contains(out.Error, "\n")) {
+			t.Errorf("%d: %q; want one line about the clock", year, out.Error)
+		}
+		s, err := ReadStatus(t.Context(), pc.dir)
+		if err != nil || s.LastAttempt == nil || s.LastAttempt.Year() != year || s.LastError != out.Error {
+			t.Errorf("%d: status %+v, %v", year, s, err)
+		}
+		pc.skew = 0
+		if after := pc.accepted(t); after.HostID != out.HostID {
+			t.Errorf("%d: then %s, want %s", year, after.HostID, out.HostID)
+		}
+		m.checkChains(t)
 	}
 }
 

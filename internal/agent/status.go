@@ -123,7 +123,7 @@ func (a *Agent) failed(err error) {
 	s.LastAttempt, s.LastError = &now, err.Error()
 	a.save(s)
 	if s.LastError != a.shown {
-		a.o.Log.Error("no host ID", "reason", err)
+		a.o.Log.Warn("no host ID", "reason", err)
 	}
 	a.shown = s.LastError
 }

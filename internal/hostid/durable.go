@@ -217,6 +217,9 @@ func LockFolder(dir string) (*Lock, error) {
 		return nil, fmt.Errorf("data folder: %w%s", err, advice(err)) // which names it
 	}
 	path := filepath.Join(dir, lockName)
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("data folder: %s is no regular file: move it away", path)
+	}
 	f, err := openLock(path)
 	if err != nil {
 		return nil, fmt.Errorf("lock data folder: %w%s", err, advice(err))
