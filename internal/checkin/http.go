@@ -260,6 +260,9 @@ func (c *Client) unavailable(err error) error {
 	case errors.As(err, &u):
 		err = u.Err
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		err = fmt.Errorf("%w; see that higher_system is right, and that the manager or relay there runs and can be reached", err)
+	}
 	return fmt.Errorf("%w: %s: %w", ErrUnavailable, c.url, err)
 }
 

@@ -349,3 +349,20 @@ func TestClientOptions(t *testing.T) {
 		}
 	}
 }
+
+func TestNobodyThere(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	c, err := checkin.NewClient(checkin.ClientOptions{URL: "https://" + l.Addr().String(), RootCAs: x509.NewCertPool(), Manager: manager})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.CheckIn(t.Context(), mustSign(t, report(), nil))
+	if !errors.Is(err, checkin.ErrUnavailable) || errors.Is(err, checkin.ErrUntrusted) || !strings.HasSuffix(err.Error(), "; see that higher_system is right, and that the manager or relay there runs and can be reached") {
+		t.Errorf("got %v", err)
+	}
+}
