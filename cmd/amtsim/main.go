@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -92,7 +91,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 	}()
 	var f flags
 	parser, err := kong.New(&f, kong.Name("amtsim"), kong.Writers(stdout, stderr),
-		kong.Vars{"version": "amtsim " + version()}, kong.Help(printHelp),
+		kong.Vars{"version": "amtsim " + version}, kong.Help(printHelp),
 		kong.Exit(func(code int) { panic(helpDone(code)) }))
 	if err != nil {
 		panic(err) // the flags struct is wrong
@@ -171,11 +170,5 @@ func writeSystemFile(fleet *amtsim.Fleet, name string) error {
 	return errors.Join(fleet.WriteSystemFile(w), w.Close())
 }
 
-// version is that of the build: a tag, or the commit.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
-}
+// version is set by the build: -ldflags "-X main.version=...".
+var version = "development"

@@ -19,7 +19,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -64,7 +63,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case a.help:
 		return printed(io.WriteString(stdout, textHelp.In(a.lang)))
 	case a.version:
-		return printed(fmt.Fprintln(stdout, "dcmamtin", version()))
+		return printed(fmt.Fprintln(stdout, "dcmamtin", version))
 	}
 	c := command{arguments: a, out: report{w: stdout, json: a.json, lang: a.lang}, stderr: stderr}
 	if bad, ok := errors.AsType[*argumentError](err); ok {
@@ -84,12 +83,8 @@ func printed(_ int, err error) int {
 	return exitOK
 }
 
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
-}
+// version is set by the build: -ldflags "-X main.version=...".
+var version = "development"
 
 // command is one run.
 type command struct {
