@@ -3,7 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -45,6 +45,22 @@ func badArgument(en, ja string, values ...any) error {
 	return &argumentError{amtinit.Text{EN: fmt.Sprintf(en, values...), JA: fmt.Sprintf(ja, values...)}}
 }
 
+// isFullPath reports whether a path is whole on that system: it names a file wherever the command was started. On Windows
+// that takes a drive and a root (D:\...), or a server (\\server\share\...).
+func isFullPath(goos, path string) bool {
+	if goos != "windows" {
+		return strings.HasPrefix(path, "/")
+	}
+	isSlash := func(c byte) bool { return c == '\\' || c == '/' }
+	switch {
+	case len(path) >= 3 && path[1] == ':':
+		drive := path[0] | 0x20
+		return drive >= 'a' && drive <= 'z' && isSlash(path[2])
+	default:
+		return len(path) >= 3 && isSlash(path[0]) && isSlash(path[1]) && !isSlash(path[2])
+	}
+}
+
 // An option is a switch of the manual or a long option. set takes its value; takesNone options get "".
 type option struct {
 	name      string
@@ -54,7 +70,7 @@ type option struct {
 
 var options = []option{
 	{name: "/f", set: func(a *arguments, v string) error {
-		if !filepath.IsAbs(v) {
+		if !isFullPath(runtime.GOOS, v) {
 			return badArgument("/f: \"%s\" is not a full path; give the whole path of the system configuration information file",
 				"/f: \"%s\"はフルパスではありません。システム構成情報ファイルをフルパスで指定してください", v)
 		}

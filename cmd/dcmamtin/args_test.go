@@ -67,6 +67,41 @@ func TestArguments(t *testing.T) {
 	}
 }
 
+// S20, and what a full path is: the manual's own example is one on the system it is written for.
+func TestFullPath(t *testing.T) {
+	t.Parallel()
+	const example = `D:\Program Files\Hitachi\NETMDM\DMPRM\NETM.NDD`
+	for _, test := range []struct {
+		path           string
+		windows, linux bool
+	}{
+		{example, true, false},
+		{`d:/Program Files/NETM.NDD`, true, false},
+		{`\\server\share\NETM.NDD`, true, false},
+		{`\\?\D:\NETM.NDD`, true, false},
+		{`D:NETM.NDD`, false, false},
+		{`\NETM.NDD`, false, false},
+		{`1:\NETM.NDD`, false, false},
+		{`NETM.NDD`, false, false},
+		{`\\`, false, false},
+		{"", false, false},
+		{"/etc/NETM.NDD", false, true},
+		{"./NETM.NDD", false, false},
+	} {
+		if got := isFullPath("windows", test.path); got != test.windows {
+			t.Errorf("windows, %q: %v", test.path, got)
+		}
+		if got := isFullPath("linux", test.path); got != test.linux {
+			t.Errorf("linux, %q: %v", test.path, got)
+		}
+	}
+	for _, help := range []string{textHelp.EN, textHelp.JA} {
+		if !strings.Contains(help, `dcmamtin.exe /f "`+example+`"`) {
+			t.Errorf("the help does not show the manual's example:\n%s", help)
+		}
+	}
+}
+
 func TestWrongArguments(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
