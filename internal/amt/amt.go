@@ -44,9 +44,9 @@ var (
 	ErrNoRealm        = errors.New("the AMT management user lacks the realm")
 	ErrLockedOut      = errors.New("the device refuses a log-on it accepted before: locked out for a while, or its password was changed")
 	ErrNotProvisioned = errors.New("AMT is not set up")
-	ErrMode           = errors.New("AMT is in Enterprise mode without TLS settings of ours") // before 6.0 only
-	ErrNotReady       = errors.New("the firmware is busy or not ready yet")                  // worth another try later
-	ErrEACLFull       = errors.New("all enterprise places are taken")                        // see EACLFullError
+	ErrMode           = errors.New("AMT is in Enterprise mode and was reached without TLS") // before 6.0 only
+	ErrNotReady       = errors.New("the firmware is busy or not ready yet")                 // worth another try later
+	ErrEACLFull       = errors.New("all enterprise places are taken")                       // see EACLFullError
 	ErrNoSpace        = errors.New("the storage has no room for the host ID")
 )
 

@@ -457,9 +457,10 @@ func (s *Store) save(ctx context.Context, r hostid.Record) error {
 	if err != nil {
 		return err
 	}
-	slots, made, err := s.slots(ctx, blocks)
-	if err != nil && !stored {
-		return err
+	// Without room for both blocks nothing can be written, but what is stored already is.
+	slots, made, noRoom := s.slots(ctx, blocks)
+	if noRoom != nil && !stored {
+		return noRoom
 	}
 	if len(made) > 0 {
 		// A block that was ours before may come with what it held then: it counts like any other.
@@ -469,6 +470,9 @@ func (s *Store) save(ctx context.Context, r hostid.Record) error {
 		if stored, err = holds(best, r); err != nil {
 			return err
 		}
+	}
+	if !stored && noRoom != nil {
+		return noRoom
 	}
 	if !stored {
 		var sequence uint64 = 1

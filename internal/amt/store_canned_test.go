@@ -528,6 +528,34 @@ func TestSaveWithoutRoomWritesNothing(t *testing.T) {
 	}
 }
 
+// The record stands in a small block that is not of our making. Of the two that are then allocated, the first comes with a
+// newer record and the second is refused: there is no block to write to.
+func TestSaveWithoutRoomBesideABlockWithOldContent(t *testing.T) {
+	t.Parallel()
+	small := &flashBlock{blockNames[0], 512, frame(t, 5, record(1))}
+	device := flash(small)
+	allocate := device.answers["AllocateBlock"]
+	device.answers["AllocateBlock"] = func(n int, in []wsman.Param) any {
+		if n > 0 {
+			return returns(StatusNotEnoughStorage)
+		}
+		return allocate(n, in)
+	}
+	read := device.answers["ReadBlock"]
+	device.answers["ReadBlock"] = func(n int, in []wsman.Param) any {
+		if in[1].Value == "2" {
+			b := flashBlock{blockNames[0], BlockSize, frame(t, 40, record(4))}
+			return data(b.at(atoi(in[2].Value), atoi(in[3].Value)))
+		}
+		return read(n, in)
+	}
+	err := device.store(t).Save(t.Context(), record(1))
+	wantOnly(t, err, hostid.ErrNotInitialized)
+	if got := device.methods("WriteBlock"); len(got) != 0 {
+		t.Errorf("%d writes", len(got))
+	}
+}
+
 func TestABadSecondCopyNeverFailsASave(t *testing.T) {
 	t.Parallel()
 	damaged := frame(t, 1, record(1))
