@@ -664,7 +664,8 @@ func TestNoProbeOfAKnownDevice(t *testing.T) {
 	t.Parallel()
 	d := newDevice(t, func(r request) answer {
 		if r.n == 0 {
-			a := okGet(r)
+			a := okGet(r) // announced: a close that is only noticed later would be a race
+			a.raw = strings.Replace(a.raw, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)
 			a.close = true
 			return a
 		}
