@@ -64,8 +64,8 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 		EN: "%v; correct the line, no PC was touched",
 		JA: "システム構成情報ファイルの形式が不正です: %v。記述を修正してください(どのPCにも実行していません)"}
 	textCannotOpen = amtinit.Text{
-		EN: "%v; check the path of the system configuration information file",
-		JA: "システム構成情報ファイルを開けません: %v。パスを確認してください"}
+		EN: "%v; check the path of the system configuration information file, and that you may read it",
+		JA: "システム構成情報ファイルを開けません: %v。パスと読み取り権限を確認してください"}
 	textNotRegular = amtinit.Text{
 		EN: "%s is not a file; check the path of the system configuration information file",
 		JA: "%sはファイルではありません。システム構成情報ファイルのパスを確認してください"}

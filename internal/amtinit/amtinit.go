@@ -13,7 +13,8 @@
 //
 // AMT locks an account after repeated failures, and a wrong password in our own setup would do that to a whole
 // company. Until one device has let us in, at most five devices are being logged on to, and a device that refuses
-// keeps its place for good. So with a wrong password five devices see one failed log-on each, and the run stops.
+// keeps its place for good. So with a wrong password five devices see it, each two failed log-ons at most (the second
+// tells a wrong password from a missing realm), and the run stops.
 package amtinit
 
 import (
@@ -52,6 +53,10 @@ const (
 	lookupTimeout  = 2 * time.Second
 	maxAddresses   = 4 // of one name that are tried: each can cost two connect timeouts
 	guardPlaces    = 5 // devices that may refuse the log-on before the run stops
+
+	// maxReply bounds what one of thousands of devices can make us hold. The longest answer that initializing asks for is
+	// a list of 256 handles, about 10 kB.
+	maxReply = 64 << 10
 
 	retryWait   = 200 * time.Millisecond
 	retryJitter = 800 * time.Millisecond
@@ -255,18 +260,13 @@ func (e *engine) attempt(ctx context.Context, out *Outcome) *failure {
 	working, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 
-	var code Code
-	for again := true; ; again = false {
-		out.Result, err = e.initialize(working, device)
-		if err == nil {
-			code = ""
-			break
-		}
-		if code = classify(err, out.Result); code != ConnectionBroken || !again {
-			break
-		}
-		if sleep(working, retryWait+rand.N(retryJitter)) != nil {
-			break
+	code, err := e.initialize(working, device, out)
+	if code == EnterpriseMode {
+		// The mode wants TLS. It has both ports open, and the one without TLS is the first that was tried.
+		if secure := e.besideWithTLS(working, device); secure != nil {
+			defer secure.close()
+			out.Reached, out.TLS = secure.at, true
+			code, err = e.initialize(working, secure, out)
 		}
 	}
 	e.guard.leave(place, code)
@@ -276,7 +276,37 @@ func (e *engine) attempt(ctx context.Context, out *Outcome) *failure {
 	return nil
 }
 
-func (e *engine) initialize(ctx context.Context, d *device) (amt.Result, error) {
+// besideWithTLS connects to the TLS port of a device that was found without TLS, if the options leave the port open and
+// have something to judge TLS by; nil if it takes no connection.
+func (e *engine) besideWithTLS(ctx context.Context, d *device) *device {
+	if d.tls || e.Port != 0 || e.RootCAs == nil && len(e.PinSPKI) == 0 {
+		return nil
+	}
+	secure := &device{host: d.host, at: netip.AddrPortFrom(d.at.Addr(), PortTLS), tls: true}
+	conn, err := connect(ctx, secure.at)
+	if err != nil {
+		return nil
+	}
+	secure.ready = conn
+	return secure
+}
+
+// initialize works on a device that was found, once more if the connection breaks, and leaves in out what it saw.
+func (e *engine) initialize(ctx context.Context, d *device, out *Outcome) (code Code, err error) {
+	for again := true; ; again = false {
+		if out.Result, err = e.initializeOnce(ctx, d); err == nil {
+			return "", nil
+		}
+		if code = classify(err, out.Result); code != ConnectionBroken || !again {
+			return code, err
+		}
+		if sleep(ctx, retryWait+rand.N(retryJitter)) != nil {
+			return code, err
+		}
+	}
+}
+
+func (e *engine) initializeOnce(ctx context.Context, d *device) (amt.Result, error) {
 	c, err := wsman.NewClient(wsman.Endpoint{
 		URL:      d.url(),
 		User:     e.User,
@@ -284,6 +314,7 @@ func (e *engine) initialize(ctx context.Context, d *device) (amt.Result, error) 
 		RootCAs:  e.RootCAs,
 		PinSPKI:  e.PinSPKI,
 		Dial:     d.dial,
+		MaxReply: maxReply,
 	})
 	if err != nil {
 		return amt.Result{}, err

@@ -3,6 +3,8 @@ package amtinit
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -224,6 +227,68 @@ func TestGuardOverDevices(t *testing.T) {
 	sum, err = Run(t.Context(), o, all, func(Outcome) {})
 	if err != nil || sum.OK != 17 || sum.Reasons[NothingAnswers] != 3 {
 		t.Errorf("with the right password: %+v, %v", sum, err)
+	}
+}
+
+// AMT before 6.0 in Enterprise mode with both ports open: where we have something to judge TLS by, TLS it is.
+func TestEnterpriseModeIsReachedOverTLS(t *testing.T) {
+	t.Parallel()
+	start := func(address, secure string) *amtsim.Device {
+		d, err := amtsim.Start(amtsim.Options{Network: fmt.Sprintf("%s:%d", address, PortHTTP), NetworkTLS: secure, Local: "none", Release: "5.2.10", Mode: "enterprise"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		return d
+	}
+	const both, plain = "127.49.4.1", "127.49.4.2"
+	d := start(both, fmt.Sprintf("%s:%d", both, PortTLS))
+	start(plain, "none")
+	block, _ := pem.Decode(d.CertificatePEM())
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	for _, test := range []struct {
+		name    string
+		address string
+		change  func(*Options)
+		want    Code
+		port    uint16
+	}{
+		{"no trust", both, func(o *Options) {}, EnterpriseMode, PortHTTP},
+		{"a pin", both, func(o *Options) { o.PinSPKI = pin[:] }, "", PortTLS},
+		{"another pin", both, func(o *Options) { o.PinSPKI = make([]byte, 32) }, BadCertificate, PortTLS},
+		{"a pin, but a numbered port", both, func(o *Options) { o.PinSPKI, o.Port = pin[:], PortHTTP }, EnterpriseMode, PortHTTP},
+		{"a pin, but no TLS port", plain, func(o *Options) { o.PinSPKI = pin[:] }, EnterpriseMode, PortHTTP},
+	} {
+		o := Options{User: amtsim.DefaultUser, Password: amtsim.DefaultPassword}
+		test.change(&o)
+		out := initializeOne(t, netip.AddrPortFrom(netip.MustParseAddr(test.address), 0), o)
+		if out.Code != test.want || out.Reached.Port() != test.port || out.TLS != (test.port == PortTLS) {
+			t.Errorf("%s: %q at %s, TLS %v (%v), want %q at port %d", test.name, out.Code, out.Reached, out.TLS, out.Err, test.want, test.port)
+		}
+	}
+}
+
+// A device that answers with more than any answer needs is not read to its end: thousands of them must fit into memory.
+func TestAnEndlessReplyIsNotAMT(t *testing.T) {
+	t.Parallel()
+	var sent atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for block := make([]byte, 4<<10); ; {
+			n, err := w.Write(block)
+			if sent.Add(int64(n)); err != nil || sent.Load() > 256<<20 {
+				return
+			}
+		}
+	}))
+	t.Cleanup(s.Close)
+	at := netip.MustParseAddrPort(s.Listener.Addr().String())
+	out := initializeOne(t, at, access(at))
+	if out.Code != NotAMT || !errors.Is(out.Err, wsman.ErrTooLarge) || !strings.Contains(fmt.Sprint(out.Err), fmt.Sprint(maxReply)) {
+		t.Errorf("%s: %v", out.Code, out.Err)
 	}
 }
 
