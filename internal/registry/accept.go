@@ -125,7 +125,7 @@ func (t *transaction) acceptProven(v checkin.VerifiedReport, h host, e epoch, p 
 	if _, err := t.exec(`UPDATE reports SET board = $1 WHERE digest = $2`, board.String(), v.Digest.String()); err != nil {
 		return nil, err
 	}
-	if err := t.span(v, e, p); err != nil {
+	if err := t.span(v, h, e, p); err != nil {
 		return nil, err
 	}
 	if err := t.overlaps(p.branch, h.asset); err != nil {

@@ -16,22 +16,36 @@ type conflict struct {
 	kind     string
 	subject  string // tells it from others of its kind
 	asset    int64
+	other    int64 // the other asset that it is about; 0: none
 	host     hostid.ID
 	epochs   []int64 // answered as provisional while it is open
 	evidence map[string]any
 }
 
+// maxOpen bounds the open conflicts of one kind about one host ID. What would be one more counts to the newest: the
+// operator has to look at this host anyway, and one client must not bury the conflicts of all others.
+const maxOpen = 16
+
 // openConflict opens a conflict and records it, unless the same one is open.
 func (t *transaction) openConflict(c conflict) error {
 	var id int64
-	opened, err := t.get(`INSERT INTO conflicts (kind, subject, asset_id, host_id, opened, evidence) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (kind, subject) WHERE closed IS NULL DO NOTHING RETURNING id`,
-		[]any{c.kind, c.subject, c.asset, c.host.String(), millis(t.now), toJSON(c.evidence)}, []any{&id})
+	found, err := t.get(`SELECT id FROM conflicts WHERE kind = $1 AND subject = $2 AND closed IS NULL`, []any{c.kind, c.subject}, []any{&id})
 	if err != nil {
 		return err
 	}
-	if !opened {
-		if _, err := t.get(`SELECT id FROM conflicts WHERE kind = $1 AND subject = $2 AND closed IS NULL`, []any{c.kind, c.subject}, []any{&id}); err != nil {
+	if !found {
+		var open int
+		if _, err := t.get(`SELECT COUNT(*), COALESCE(MAX(id), 0) FROM conflicts WHERE host_id = $1 AND kind = $2 AND closed IS NULL`,
+			[]any{c.host.String(), c.kind}, []any{&open, &id}); err != nil {
+			return err
+		}
+		found = open >= maxOpen
+	}
+	opened := !found
+	if opened {
+		id, err = t.insert(`INSERT INTO conflicts (kind, subject, asset_id, other_asset, host_id, opened, evidence) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			c.kind, c.subject, c.asset, nullID(c.other), c.host.String(), millis(t.now), toJSON(c.evidence))
+		if err != nil {
 			return err
 		}
 	}
@@ -47,20 +61,28 @@ func (t *transaction) openConflict(c conflict) error {
 	return t.record(c.host, "conflict-"+c.kind, c.evidence)
 }
 
-// closeConflict closes a conflict that proof has settled, if there is such a one, and records it.
-func (t *transaction) closeConflict(kind, subject string) error {
-	var id int64
-	var host, evidence string
-	found, err := t.get(`UPDATE conflicts SET closed = $1 WHERE kind = $2 AND subject = $3 AND closed IS NULL RETURNING id, host_id, evidence`,
-		[]any{millis(t.now), kind, subject}, []any{&id, &host, &evidence})
-	if err != nil || !found {
-		return err
+// settleSameBoard closes the conflicts that asked whether two assets are one PC, where both are now this asset.
+func (t *transaction) settleSameBoard(asset int64) error {
+	type settled struct {
+		id   int64
+		host string
 	}
-	hostID, err := hostid.ParseID(host)
+	all, err := collect(t, func(scan func(...any) error) (s settled, err error) { return s, scan(&s.id, &s.host) },
+		`UPDATE conflicts SET closed = $1 WHERE kind = 'same-board' AND asset_id = $2 AND other_asset = $2 AND closed IS NULL RETURNING id, host_id`,
+		millis(t.now), asset)
 	if err != nil {
 		return err
 	}
-	return t.record(hostID, "conflict-settled", map[string]any{"conflict": id, "kind": kind})
+	for _, s := range all {
+		host, err := hostid.ParseID(s.host)
+		if err != nil {
+			return err
+		}
+		if err := t.record(host, "conflict-settled", map[string]any{"conflict": s.id, "kind": "same-board"}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // inConflict reports whether an open conflict is about that epoch.

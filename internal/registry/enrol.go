@@ -133,13 +133,26 @@ func (t *transaction) replacements(v checkin.VerifiedReport, h host, a asset) (n
 	if err != nil || waits {
 		return nil, err // a reinstalled PC whose old epoch was just heard: the statements stay in its reports
 	}
-	for _, jws := range v.Report.Replaced {
-		old, accepted, err := t.replacement(v, h, jws)
-		if err != nil {
-			return nil, err
+	// One statement may make another the sender's, in whatever order they stand: A by B, and B by the sender.
+	rest, foreign := v.Report.Replaced, []string(nil)
+	for progress := true; progress; rest, foreign = foreign, nil {
+		progress = false
+		for _, jws := range rest {
+			old, outcome, err := t.replacement(v, jws)
+			if err != nil {
+				return nil, err
+			}
+			switch outcome {
+			case statementHolds:
+				named, progress = append(named, old), true
+			case statementForeign:
+				foreign = append(foreign, jws)
+			}
 		}
-		if accepted {
-			named = append(named, old)
+	}
+	for _, jws := range rest {
+		if err := t.foreignStatement(v, h, jws); err != nil {
+			return nil, err
 		}
 	}
 	return named, nil

@@ -163,7 +163,7 @@ func (t *transaction) sameBoard(v checkin.VerifiedReport, a asset, e epoch) erro
 	last := slices.MaxFunc(same, func(a, b candidate) int { return cmp.Compare(a.heard.Int64, b.heard.Int64) })
 	heard := fromNullTime(last.heard)
 	return t.openConflict(conflict{
-		kind: "same-board", subject: pairSubject(a.id, last.id), asset: a.id, host: v.Report.HostID, epochs: []int64{e.id},
+		kind: "same-board", subject: pairSubject(a.id, last.id), asset: a.id, other: last.id, host: v.Report.HostID, epochs: []int64{e.id},
 		evidence: map[string]any{
 			"host": v.Report.HostID, "name": v.Report.Names.Host, "reported": v.Report.Facts, "report": v.Digest, "epoch": e.epoch,
 			"other_host": last.host, "other_name": last.seen.Name, "known": last.facts, "other_heard": heard,

@@ -35,7 +35,13 @@ type interval struct {
 // A report that could not be sent for a while is sent again unchanged, after a restart too, and then its age reaches
 // into a time in which the run was long over. Nothing in it says so, but only a report that was sent at once agrees
 // with the next one on when the run began. So an interval counts as certain from its second report on.
-func (t *transaction) span(v checkin.VerifiedReport, e epoch, p placement) error {
+//
+// An epoch may change within a run (a chain that could not be read, an order), and one run in two epochs is one
+// process: the later one begins at the last report of the former.
+//
+// A run whose origin leaps forward was asleep without knowing it, or its report was long on its way. In between the
+// PC may have been another system's, so nothing is certain before the report itself.
+func (t *transaction) span(v checkin.VerifiedReport, h host, e epoch, p placement) error {
 	run := v.Report.Run.String()
 	received := millis(t.now)
 	origin := received - int64(v.Report.AgeMS)
@@ -53,6 +59,21 @@ func (t *transaction) span(v checkin.VerifiedReport, e epoch, p placement) error
 		_, err = t.get(`SELECT COALESCE(MAX(received), $1) FROM reports
 			WHERE epoch_id = $2 AND received > $1 AND (run <> $3 OR branch_id <> $4)`,
 			[]any{origin, e.id, run, p.branch.id}, []any{&cut})
+		if err != nil {
+			return err
+		}
+		var former int64
+		_, err = t.get(`SELECT COALESCE(MAX(i.last), 0) FROM intervals i JOIN epochs e ON e.id = i.epoch_id JOIN hosts h ON h.host_id = e.host_id
+			WHERE h.asset_id = $1 AND e.proven AND i.run = $2 AND i.epoch_id <> $3`, []any{h.asset, run, e.id}, []any{&former})
+		if err != nil {
+			return err
+		}
+		var earlier bool
+		earlier, err = t.get(`SELECT 1 FROM intervals WHERE branch_id = $1 AND run = $2 AND origin < $3 LIMIT 1`,
+			[]any{p.branch.id, run, origin}, []any{new(int)})
+		if cut = max(cut, former); earlier {
+			cut = received
+		}
 		if err == nil {
 			_, err = t.insert(`INSERT INTO intervals (epoch_id, branch_id, run, origin, began, last, reports) VALUES ($1, $2, $3, $4, $5, $6, 1)`,
 				e.id, p.branch.id, run, origin, cut, received)

@@ -40,7 +40,7 @@ CREATE TABLE board_facts (
     value    TEXT   NOT NULL,
     PRIMARY KEY (asset_id, fact)
 );
-CREATE INDEX board_facts_value ON board_facts (fact, value);
+CREATE INDEX board_facts_value ON board_facts (fact, value, asset_id);
 
 -- key is bound at enrolment. A host ID that only a replacement named has none yet, but the key of that proof.
 CREATE TABLE hosts (
@@ -137,6 +137,7 @@ CREATE TABLE conflicts (
     kind     TEXT    NOT NULL,
     subject  TEXT    NOT NULL,
     asset_id BIGINT  NOT NULL REFERENCES assets (id),
+    other_asset BIGINT REFERENCES assets (id), -- same-board: the asset that may be the same PC
     host_id  TEXT    NOT NULL REFERENCES hosts (host_id),
     opened   BIGINT  NOT NULL,
     closed   BIGINT,
@@ -144,6 +145,8 @@ CREATE TABLE conflicts (
 );
 CREATE UNIQUE INDEX conflicts_open ON conflicts (kind, subject) WHERE closed IS NULL;
 CREATE INDEX conflicts_asset ON conflicts (asset_id);
+CREATE INDEX conflicts_other ON conflicts (other_asset) WHERE closed IS NULL;
+CREATE INDEX conflicts_host ON conflicts (host_id, kind) WHERE closed IS NULL;
 
 -- The epochs that a conflict is about: their reports are answered as provisional while it is open.
 CREATE TABLE conflict_epochs (

@@ -1,0 +1,184 @@
+package registry
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// A statement speaks for its sender only: public keys are no secret, so anybody could else join the asset of another
+// PC to its own, or hang aliases onto it.
+func TestStatementsAboutOthers(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	victim, thief, ghost := newPC(m, "victim"), newPC(m, "thief"), newPC(m, "ghost")
+	victim.checkIn()
+	thief.checkIn()
+	before := m.asset(victim.report.HostID)
+	for _, old := range []*pc{thief, ghost} {
+		thief.replacesAs(old, checkin.Replacement{Old: old.report.HostID, New: victim.report.HostID, NewKey: key(victim), Audience: m.audience})
+		expect(t, "named", thief.checkIn().Named, nil)
+		expect(t, "named", thief.checkIn().Named, nil)
+		expect(t, "the victim's asset", m.asset(victim.report.HostID), before)
+	}
+	expect(t, "assets", m.assetCount(), 2)
+	expect(t, "conflicts", m.conflictKinds(), []string{"replacement", "replacement"})
+}
+
+// Who repeats a statement that it saw, on a relay as it may be, does not spoil it for its owner.
+func TestStatementSentByAStrangerFirst(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	old := newPC(m, "alpha")
+	old.checkIn()
+	p, thief := old.successor(), newPC(m, "thief")
+	p.replaces(old)
+	thief.report.Replaced = p.report.Replaced
+	expect(t, "named to the stranger", thief.checkIn().Named, nil)
+	expect(t, "named", p.checkIn().Named, []hostid.ID{old.report.HostID})
+	expect(t, "IDs", m.asset(old.report.HostID).HostIDs, []hostid.ID{p.report.HostID, old.report.HostID})
+	expect(t, "stranger's IDs", m.asset(thief.report.HostID).HostIDs, []hostid.ID{thief.report.HostID})
+}
+
+// A PC that replaced twice before it was heard carries both statements, in whatever order.
+func TestStatementsInAnyOrder(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	a := newPC(m, "alpha")
+	a.checkIn()
+	b := a.successor()
+	b.checkIn()
+	c := a.successor()
+	b.replaces(a)
+	c.replaces(b)
+	c.report.Replaced = append(b.report.Replaced, c.report.Replaced...)
+	expect(t, "named", c.checkIn().Named, []hostid.ID{b.report.HostID, a.report.HostID})
+	expect(t, "assets", m.assetCount(), 1)
+	for _, k := range m.conflictKinds() {
+		if k != "overlap" {
+			t.Errorf("conflict %s is open", k)
+		}
+	}
+}
+
+// Proof settles what evidence asked, also where it joins the assets by way of a third.
+func TestSameBoardSettledThroughAThird(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	a := newPC(m, "alpha")
+	a.checkIn()
+	m.pass(4 * DefaultInterval)
+	b := a.successor()
+	b.checkIn()
+	m.pass(4 * DefaultInterval)
+	c := a.successor()
+	c.checkIn()
+	expect(t, "conflicts", m.conflictKinds(), []string{"same-board", "same-board"})
+	b.replaces(a)
+	b.checkIn()
+	expect(t, "conflicts", m.conflictKinds(), []string{"same-board"})
+	m.pass(4 * DefaultInterval)
+	c.replaces(b)
+	expect(t, "named", c.checkIn().Named, []hostid.ID{b.report.HostID})
+	expect(t, "conflicts", m.conflictKinds(), nil)
+	expect(t, "assets", m.assetCount(), 1)
+}
+
+// An epoch that changes within a run (its chain could not be read) is no second system; a copy of that run is.
+func TestEpochChangesWithinARun(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	for range 4 {
+		p.checkIn()
+		m.pass(DefaultInterval)
+	}
+	q := p.clone()
+	q.report.Epoch, q.report.EpochBy, q.report.Previous, q.report.Counter = checkin.NewToken(), checkin.EpochUnread, checkin.Digest{}, 0
+	for range 4 {
+		q.checkIn()
+		m.pass(DefaultInterval)
+	}
+	expect(t, "conflicts", m.conflictKinds(), nil)
+	for range 2 {
+		p.checkIn()
+		q.checkIn()
+		m.pass(DefaultInterval)
+	}
+	expect(t, "conflicts", m.conflictKinds(), []string{"overlap"})
+}
+
+// Two systems on one PC, one of which was hibernated and does not know it: its age stood still meanwhile.
+func TestHibernatedUnawares(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	one := newPC(m, "alpha")
+	for range 4 {
+		one.checkIn()
+		m.pass(DefaultInterval)
+	}
+	other := one.clone()
+	other.begin(checkin.EpochRestore)
+	for range 6 {
+		other.checkIn()
+		m.pass(DefaultInterval)
+	}
+	one.runBegan = one.runBegan.Add(6 * DefaultInterval)
+	for range 4 {
+		one.checkIn()
+		m.pass(DefaultInterval)
+	}
+	expect(t, "conflicts", m.conflictKinds(), nil)
+	expect(t, "assets", m.assetCount(), 1)
+}
+
+// One client cannot bury the conflicts of all others.
+func TestConflictsAreBounded(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	victim, thief := newPC(m, "victim"), newPC(m, "thief")
+	victim.checkIn()
+	thief.checkIn()
+	for range 3 {
+		thief.report.Replaced = nil
+		for range 16 {
+			ghost := newPC(m, "ghost")
+			jws, err := checkin.SignReplacement(checkin.Replacement{
+				Old: ghost.report.HostID, New: victim.report.HostID, NewKey: key(victim), Audience: m.audience}, ghost.seed.SigningKey())
+			must(t, err)
+			thief.report.Replaced = append(thief.report.Replaced, jws)
+		}
+		thief.checkIn()
+	}
+	expect(t, "conflicts", len(m.conflictKinds()), maxOpen)
+	for i := range maxOpen + 2 {
+		twin := newPC(m, fmt.Sprint("twin ", i))
+		twin.report.HostID = victim.report.HostID
+		expect(t, "provisional", twin.checkIn().Provisional, true)
+	}
+	expect(t, "conflicts", len(m.conflictKinds()), 2*maxOpen)
+	expect(t, "the victim", victim.checkIn().Provisional, false)
+}
+
+// Nor can it make assets with any number of aliases.
+func TestAliasesAreBounded(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	for range maxAliases/16 + 1 {
+		p.report.Replaced = nil
+		for range 16 {
+			ghost := newPC(m, "ghost")
+			jws, err := checkin.SignReplacement(checkin.Replacement{
+				Old: ghost.report.HostID, New: p.report.HostID, NewKey: key(p), Audience: m.audience}, ghost.seed.SigningKey())
+			must(t, err)
+			p.report.Replaced = append(p.report.Replaced, jws)
+		}
+		p.checkIn()
+		m.pass(time.Minute)
+	}
+	expect(t, "IDs", len(m.asset(p.report.HostID).HostIDs), 1+maxAliases)
+}
