@@ -40,7 +40,7 @@ import (
 // Bounds of a run.
 const (
 	// DefaultParallel: 3000 simulated PCs at 200 ms per call took 164 s with 64 at a time, 43 s with 256, 25 s with 512 and
-	// 19 s with 1024, with twice the memory; and 512 connections fit a process that may open no more than 1024 files.
+	// 19 s with 1024, with twice the memory. A process that may open few files does fewer: see withinFiles.
 	DefaultParallel = 512
 	MaxParallel     = 4096
 	DefaultTimeout  = 30 * time.Second // for a whole target, a retry included
@@ -147,6 +147,16 @@ func Run(ctx context.Context, o Options, targets iter.Seq[Target], sink func(Out
 	return e.run(ctx, targets, sink), nil
 }
 
+// withinFiles lowers parallel to what a process may do that may have that many files open; 0 is unknown. A target takes
+// one socket, two while its name is looked up, and without a file to spare the log would lose the lines that say so.
+func withinFiles(parallel, files int) int {
+	const others = 32 // standard files, configuration, target list, log, poller
+	if files == 0 {
+		return parallel
+	}
+	return max(min(parallel, (files-others)/2), 1)
+}
+
 type engine struct {
 	Options
 	own     map[netip.Addr]bool
@@ -159,6 +169,7 @@ func (e *engine) run(ctx context.Context, targets iter.Seq[Target], sink func(Ou
 	if e.Parallel <= 0 {
 		e.Parallel = DefaultParallel
 	}
+	e.Parallel = withinFiles(e.Parallel, openFiles())
 	if e.Timeout <= 0 {
 		e.Timeout = DefaultTimeout
 	}
@@ -254,8 +265,11 @@ func (e *engine) attempt(ctx context.Context, out *Outcome) *failure {
 	// The wait for the guard is not the device's fault and does not count against its time.
 	left := e.Timeout - time.Since(began)
 	place, err := e.guard.enter(ctx)
-	if err != nil {
+	if errors.Is(err, errStopped) {
 		return &failure{NotTried, Connect, err}
+	}
+	if err != nil {
+		return &failure{Interrupted, Connect, err}
 	}
 	working, cancel := context.WithTimeout(ctx, left)
 	defer cancel()

@@ -260,6 +260,17 @@ func TestSameHost(t *testing.T) {
 
 // The engine pulls a target only when it has a free place for it, gives every target one outcome, and never works on
 // more than Parallel at a time.
+func TestWithinFiles(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ parallel, files, want int }{
+		{512, 0, 512}, {512, 1 << 20, 512}, {512, 1056, 512}, {512, 1054, 511}, {4096, 256, 112}, {1, 256, 1}, {512, 32, 1}, {512, 8, 1},
+	} {
+		if got := withinFiles(test.parallel, test.files); got != test.want {
+			t.Errorf("%d targets at a time with %d files: %d, want %d", test.parallel, test.files, got, test.want)
+		}
+	}
+}
+
 func TestRunBoundsParallelism(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -312,6 +312,20 @@ func TestCancelInFlight(t *testing.T) {
 	}
 }
 
+// Those that wait for the lockout guard when the command is interrupted are interrupted: nobody has refused a password.
+func TestCancelBeforeTheGuard(t *testing.T) {
+	t.Parallel()
+	none := 0
+	_, at := simulate(t, amtsim.Options{Faults: amtsim.Faults{HangAfterCalls: &none}})
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(200*time.Millisecond, cancel)
+	targets := slices.Repeat([]Target{{Address: at.Addr()}}, guardPlaces+2)
+	sum, err := Run(ctx, access(at), slices.Values(targets), func(Outcome) {})
+	if err != nil || sum.Failed != len(targets) || sum.Reasons[Interrupted] != len(targets) {
+		t.Errorf("%+v, %v", sum, err)
+	}
+}
+
 // What listens on the port without being AMT.
 func TestOtherServers(t *testing.T) {
 	t.Parallel()

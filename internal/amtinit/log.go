@@ -101,10 +101,10 @@ func (l *Log) Failed(o Outcome) error {
 func (l *Log) End(s Summary, targets, exitCode int) error {
 	m := logAllOK
 	switch {
+	case s.OK+s.Failed+s.NotTried < targets || s.Reasons[Interrupted] > 0:
+		m = logBroken
 	case s.NotTried > 0:
 		m = logStopped
-	case s.OK+s.Failed < targets:
-		m = logBroken
 	case s.OK == 0:
 		m = logAllBad
 	case s.Failed > 0:

@@ -151,6 +151,7 @@ func TestLogLines(t *testing.T) {
 			l.End(Summary{Failed: 2}, 2, 31),
 			l.End(Summary{Failed: 5, NotTried: 4}, 9, 31),
 			l.End(Summary{OK: 1}, 2, 12),
+			l.End(Summary{Failed: 1, Reasons: map[Code]int{Interrupted: 1}}, 1, 12),
 		); err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +178,8 @@ func TestLogLines(t *testing.T) {
 			`SHAM0003-W targets=2 initialized=1 already=0 failed=1 not_tried=0 exit_code=30 `+logSomeBad.text.In(lang),
 			`SHAM0004-E targets=2 initialized=0 already=0 failed=2 not_tried=0 exit_code=31 `+logAllBad.text.In(lang),
 			`SHAM0005-E targets=9 initialized=0 already=0 failed=5 not_tried=4 exit_code=31 `+logStopped.text.In(lang),
-			`SHAM0006-E targets=2 initialized=1 already=0 failed=0 not_tried=1 exit_code=12 `+logBroken.text.In(lang))
+			`SHAM0006-E targets=2 initialized=1 already=0 failed=0 not_tried=1 exit_code=12 `+logBroken.text.In(lang),
+			`SHAM0006-E targets=1 initialized=0 already=0 failed=1 not_tried=0 exit_code=12 `+logBroken.text.In(lang))
 	}
 	if diff := cmp.Diff(strings.Join(want, "\n"), strings.Join(got, "\n")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

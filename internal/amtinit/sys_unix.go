@@ -20,6 +20,16 @@ func exhausted(err error) bool {
 	return false
 }
 
+// openFiles is how many files this process may have open; 0 is unknown. The Go runtime has raised the soft limit to the hard
+// one already.
+func openFiles() int {
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
+		return 0
+	}
+	return int(min(uint64(r.Cur), 1<<30))
+}
+
 // lock waits for the file's lock; closing the file gives it back, and so does the end of the process.
 func lock(f *os.File) error {
 	for {
