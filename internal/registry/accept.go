@@ -15,7 +15,7 @@ import (
 
 // CheckIn implements checkin.HigherSystem. The report, every decision about it and the signed reply are durable
 // when it returns; the same report again is answered with the same reply, to the byte. It fails with a
-// checkin.Refusal, or with an error of the database, after which nothing of the report is kept.
+// checkin.Refusal, with ErrTooMuch, or with an error of the database, after which nothing of the report is kept.
 func (r *Registry) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin.Reply, error) {
 	if r.key == nil {
 		return checkin.Reply{}, errors.New("the registry was opened without the manager's key")
@@ -61,6 +61,13 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 	h, proven, err := t.admit(v)
 	if err != nil {
 		return reply, err
+	}
+	text, err := t.bound(s, v, proven)
+	if err != nil {
+		return reply, err
+	}
+	if !text {
+		s.JWS = ""
 	}
 	e, err := t.epoch(v, proven)
 	if err != nil {

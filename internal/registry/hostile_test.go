@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -181,4 +183,98 @@ func TestAliasesAreBounded(t *testing.T) {
 		m.pass(time.Minute)
 	}
 	expect(t, "IDs", len(m.asset(p.report.HostID).HostIDs), 1+maxAliases)
+}
+
+// What one host ID makes the manager store is bounded, and a stranger cannot use up what is the PC's.
+func TestWhatOneHostMayStore(t *testing.T) {
+	t.Parallel()
+	t.Run("epochs", func(t *testing.T) {
+		t.Parallel()
+		m := newManager(t)
+		p, thief := newPC(m, "alpha"), newPC(m, "thief")
+		p.checkIn()
+		thief.report.HostID = p.report.HostID
+		for _, q := range []*pc{thief, p} {
+			q.checkIn()
+			for range maxEpochsPerDay - 1 {
+				q.begin(checkin.EpochUnread)
+				q.checkIn()
+			}
+			before := q.clone()
+			q.begin(checkin.EpochUnread)
+			s := q.next()
+			if _, err := m.CheckIn(t.Context(), s); !errors.Is(err, ErrTooMuch) {
+				t.Fatalf("got %v, want ErrTooMuch", err)
+			}
+			before.checkIn() // an epoch that has begun goes on
+			m.pass(time.Hour)
+		}
+		m.pass(24 * time.Hour)
+		p.checkIn()
+	})
+	t.Run("reports", func(t *testing.T) {
+		t.Parallel()
+		m := newManager(t)
+		p, other := newPC(m, "alpha"), newPC(m, "beta")
+		first := p.next()
+		reply := p.send(first)
+		stores := p.report.Stores
+		for range 8 {
+			p.report.Stores = append(p.report.Stores, checkin.StoreState{Name: "x", State: "unavailable", Error: strings.Repeat("x", 1024)})
+		}
+		for range keepLongTextPerHour {
+			p.checkIn()
+		}
+		kept := func() (n int) {
+			must(t, m.readers.QueryRow(`SELECT COUNT(*) FROM reports WHERE jws <> ''`).Scan(&n))
+			return n
+		}
+		expect(t, "texts", kept(), keepLongTextPerHour)
+		p.report.Stores = stores
+		p.checkIn()
+		expect(t, "texts with a short one", kept(), keepLongTextPerHour+1)
+		// The rest of the hour, told to the database in one go.
+		_, err := m.writer.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+			INSERT INTO reports SELECT 'x' || i, epoch_id, branch_id, 'y' || i, run, 0, received, '', '', '' FROM n, reports WHERE digest = $2`,
+			maxReportsPerHour-keepLongTextPerHour-2, first.Digest().String())
+		must(t, err)
+		s := p.next()
+		if _, err := m.CheckIn(t.Context(), s); !errors.Is(err, ErrTooMuch) {
+			t.Fatalf("got %v, want ErrTooMuch", err)
+		}
+		expect(t, "an accepted one is answered", p.sendAgain(first), reply)
+		other.checkIn()
+		m.pass(time.Hour)
+		p.sendAgain(s)
+		expect(t, "texts", kept(), keepLongTextPerHour+3)
+	})
+	t.Run("events", func(t *testing.T) {
+		t.Parallel()
+		m := newManager(t)
+		p := newPC(m, "alpha")
+		p.checkIn()
+		refused := 0
+		for i := range maxEventsPerDay + 10 {
+			p.report.Facts.BoardSerial = fmt.Sprint("board ", i)
+			if _, err := m.CheckIn(t.Context(), p.next()); errors.Is(err, ErrTooMuch) {
+				refused++
+			} else {
+				must(t, err)
+			}
+		}
+		events := len(m.kinds(p.report.HostID))
+		if refused == 0 || events > maxEventsPerDay+2 {
+			t.Errorf("%d events, %d reports refused", events, refused)
+		}
+		m.pass(24 * time.Hour)
+		p.checkIn()
+	})
+}
+
+// sendAgain sends a report that need not be the latest.
+func (p *pc) sendAgain(s checkin.SignedReport) checkin.Reply {
+	p.m.t.Helper()
+	reply, err := p.m.CheckIn(p.m.t.Context(), s)
+	must(p.m.t, err)
+	return reply
 }

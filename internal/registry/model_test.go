@@ -37,7 +37,7 @@ func TestHonestPCsStayThemselves(t *testing.T) {
 		for range steps {
 			h := all[rapid.IntRange(0, len(all)-1).Draw(rt, "pc")]
 			m.pass(time.Duration(rapid.IntRange(1, 3000).Draw(rt, "seconds")) * time.Second)
-			switch rapid.SampledFrom([]string{"report", "report", "report", "deliver", "deliver", "repeat", "restart", "reinstall", "disk", "replace", "unread"}).Draw(rt, "step") {
+			switch rapid.SampledFrom([]string{"report", "report", "report", "deliver", "deliver", "repeat", "restart", "reinstall", "disk", "replace", "unread", "hibernate"}).Draw(rt, "step") {
 			case "report":
 				h.under = append(h.under, h.next())
 			case "deliver":
@@ -56,7 +56,15 @@ func TestHonestPCsStayThemselves(t *testing.T) {
 				h.begin(checkin.EpochRestore)
 			case "unread":
 				h.flush(rt)
+				run, began := h.report.Run, h.runBegan
 				h.begin(checkin.EpochUnread)
+				if rapid.Bool().Draw(rt, "within the run") {
+					h.report.Run, h.runBegan = run, began
+				}
+			case "hibernate": // and does not notice
+				d := time.Duration(rapid.IntRange(1, 20000).Draw(rt, "asleep")) * time.Second
+				m.pass(d)
+				h.runBegan = h.runBegan.Add(d)
 			case "disk":
 				h.report.Facts.Disks = []hardware.Disk{{Serial: fmt.Sprint("disk ", len(h.sent), h.report.HostID), System: true}}
 			case "replace":

@@ -27,7 +27,7 @@ func (r *Registry) Trim(ctx context.Context) error {
 		age   time.Duration
 	}{
 		{`UPDATE reports SET jws = '', reply = '' WHERE digest IN (SELECT digest FROM reports
-			WHERE received < $1 AND jws <> '' AND digest NOT IN (SELECT tip FROM branches) LIMIT $2)`, keepText},
+			WHERE received < $1 AND reply <> '' AND digest NOT IN (SELECT tip FROM branches) LIMIT $2)`, keepText},
 		{`DELETE FROM reports WHERE digest IN (SELECT digest FROM reports
 			WHERE received < $1 AND digest NOT IN (SELECT tip FROM branches) LIMIT $2)`, keepReport},
 		{`DELETE FROM intervals WHERE id IN (SELECT id FROM intervals WHERE last < $1 LIMIT $2)`, keepReport},

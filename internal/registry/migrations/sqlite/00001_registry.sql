@@ -97,7 +97,7 @@ CREATE TABLE reports (
 CREATE INDEX reports_previous ON reports (epoch_id, previous);
 CREATE INDEX reports_received ON reports (epoch_id, received);
 CREATE INDEX reports_age ON reports (received);
-CREATE INDEX reports_text ON reports (received) WHERE jws <> '';
+CREATE INDEX reports_text ON reports (received) WHERE reply <> '';
 CREATE INDEX reports_branch ON reports (branch_id);
 
 -- A run's interval: began is origin (receipt minus age) cut at the latest report of another run or branch of the
@@ -164,4 +164,4 @@ CREATE TABLE history (
     kind     TEXT    NOT NULL,
     evidence TEXT    NOT NULL
 );
-CREATE INDEX history_host ON history (host_id);
+CREATE INDEX history_host ON history (host_id, at);
