@@ -162,8 +162,12 @@ func (t *transaction) sameBoard(v checkin.VerifiedReport, a asset, e epoch) erro
 	}
 	last := slices.MaxFunc(same, func(a, b candidate) int { return cmp.Compare(a.heard.Int64, b.heard.Int64) })
 	heard := fromNullTime(last.heard)
+	subject, other := pairSubject(a.id, last.id), last.id
+	if len(same) >= maxSameBoard { // whoever else comes with these values counts to this one; no proof settles it
+		subject, other = "shared "+toJSON([]string{ev[hostid.SystemUUID], ev[hostid.BoardSerial], ev[hostid.OnboardMAC]}), 0
+	}
 	return t.openConflict(conflict{
-		kind: "same-board", subject: pairSubject(a.id, last.id), asset: a.id, other: last.id, host: v.Report.HostID, epochs: []int64{e.id},
+		kind: "same-board", subject: subject, asset: a.id, other: other, host: v.Report.HostID, epochs: []int64{e.id},
 		evidence: map[string]any{
 			"host": v.Report.HostID, "name": v.Report.Names.Host, "reported": v.Report.Facts, "report": v.Digest, "epoch": e.epoch,
 			"other_host": last.host, "other_name": last.seen.Name, "known": last.facts, "other_heard": heard,

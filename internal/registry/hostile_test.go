@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"samehost/internal/checkin"
+	"samehost/internal/hardware"
 	"samehost/internal/hostid"
 )
 
@@ -277,4 +278,17 @@ func (p *pc) sendAgain(s checkin.SignedReport) checkin.Reply {
 	reply, err := p.m.CheckIn(p.m.t.Context(), s)
 	must(p.m.t, err)
 	return reply
+}
+
+// A value that a whole fleet shares makes a few conflicts and not one for each PC.
+func TestBoardSharedByAFleet(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	for i := range 2 * maxSameBoard {
+		p := newPC(m, fmt.Sprint("pc ", i))
+		p.report.Facts = hardware.Facts{SystemUUID: "4c4c4544-0031-4a10-8042-b4c04f5a3131"}
+		expect(t, "provisional", p.checkIn().Provisional, i > 0)
+	}
+	expect(t, "conflicts", len(m.conflictKinds()), maxSameBoard)
+	expect(t, "assets", m.assetCount(), 2*maxSameBoard)
 }

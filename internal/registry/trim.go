@@ -16,6 +16,8 @@ const (
 	keepReport = 30 * 24 * time.Hour
 	// trimAtOnce bounds one transaction, so that check-ins wait for milliseconds only.
 	trimAtOnce = 500
+
+	noTip = `NOT EXISTS (SELECT 1 FROM branches b WHERE b.id = reports.branch_id AND b.tip = reports.digest)`
 )
 
 // Trim removes what has become old: the text of reports after two days, reports and runs after thirty. History,
@@ -27,9 +29,9 @@ func (r *Registry) Trim(ctx context.Context) error {
 		age   time.Duration
 	}{
 		{`UPDATE reports SET jws = '', reply = '' WHERE digest IN (SELECT digest FROM reports
-			WHERE received < $1 AND reply <> '' AND digest NOT IN (SELECT tip FROM branches) LIMIT $2)`, keepText},
+			WHERE received < $1 AND reply <> '' AND ` + noTip + ` LIMIT $2)`, keepText},
 		{`DELETE FROM reports WHERE digest IN (SELECT digest FROM reports
-			WHERE received < $1 AND digest NOT IN (SELECT tip FROM branches) LIMIT $2)`, keepReport},
+			WHERE received < $1 AND ` + noTip + ` LIMIT $2)`, keepReport},
 		{`DELETE FROM intervals WHERE id IN (SELECT id FROM intervals WHERE last < $1 LIMIT $2)`, keepReport},
 	} {
 		for more := true; more; {
