@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf16"
 
 	"samehost/internal/config"
 	"samehost/internal/hostid"
@@ -418,9 +420,25 @@ func (c *backupCmd) Run(ctx context.Context, p *program) error {
 	return nil
 }
 
-// printJSON prints one line.
+// printJSON prints one line. What shown escapes is escaped here too, as JSON does it: it means the same to a program,
+// and nothing to a terminal.
 func (p *program) printJSON(v any) error {
-	enc := json.NewEncoder(p.stdout)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	for _, r := range b.String() {
+		switch {
+		case r == '\n' || visible(r): // the line's end: one inside a text is escaped already
+			p.stdout.WriteRune(r)
+		case r < 0x10000:
+			fmt.Fprintf(p.stdout, `\u%04x`, r)
+		default:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(p.stdout, `\u%04x\u%04x`, high, low)
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -388,12 +389,33 @@ func TestShown(t *testing.T) {
 		"tag\U000e0041":          `tag\U000e0041`,
 		"<b>&amp;'; DROP --":     "<b>&amp;'; DROP --",
 		"line\u2028separator":    `line\u2028separator`,
+		"a\u3164b\u115f\u2800c":  `a\u3164b\u115f\u2800c`,
+		"a\ufe0fb\u034fc":        `a\ufe0fb\u034fc`,
 		"non\u00a0breaking":      `non\xa0breaking`,
 		string([]byte{'a', 255}): `a\ufffd`,
 	} {
 		if got := shown(in); got != want {
 			t.Errorf("shown(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+// JSON means what it meant, and a terminal that it is printed on gets nothing that steers it.
+func TestJSONOnATerminal(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	p := &program{stdout: bufio.NewWriter(&out)}
+	want := map[string]string{"name": "a\x1b[2J\u009b31m\x7f\u202eb\U000e0041\u3164<経理部　>\n\ufffd"}
+	must(t, p.printJSON(want))
+	must(t, p.stdout.Flush())
+	line, end := strings.CutSuffix(out.String(), "\n")
+	if !end || shown(line) != line || !strings.Contains(line, "<経理部　>") {
+		t.Errorf("printed %q", out.String())
+	}
+	var got map[string]string
+	must(t, json.Unmarshal([]byte(line), &got))
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("read back (-want +got):\n%s", d)
 	}
 }
 

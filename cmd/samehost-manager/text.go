@@ -43,8 +43,14 @@ func shown(s string) string {
 }
 
 func visible(r rune) bool {
-	return unicode.IsPrint(r) && r != unicode.ReplacementChar || r == '\u3000'
+	return unicode.IsPrint(r) && r != unicode.ReplacementChar && r != blankBraille && !unicode.In(r, nothingToSee...) || r == '\u3000'
 }
+
+// Letters and marks that are shown as nothing (Unicode's Default_Ignorable_Code_Point, as far as IsPrint lets it
+// pass): two names could look alike by them.
+var nothingToSee = []*unicode.RangeTable{unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector}
+
+const blankBraille = '\u2800'
 
 // columns is how much of a line a visible text takes.
 func columns(s string) int {
@@ -222,7 +228,6 @@ func (p *program) printAsset(a registry.AssetDetail, last []registry.Event, lang
 		row(fmt.Sprint("conflict ", c.ID), c.Sentence(lang))
 	}
 	for _, e := range last {
-		row(when(e.At), "")
 		p.paragraph(when(e.At)+"  ", e.Sentence(lang))
 	}
 }
