@@ -723,6 +723,7 @@ func TestParseFaultsFile(t *testing.T) {
 		`{"5-3": {}}`:                          `"5-3" is no device number`,
 		`{"21": {}}`:                           "device 21, but the devices are 1 to 20",
 		`{"10-21": {}}`:                        "device 21",
+		`{"3": {}, "3": {"busy": true}}`:       "device 3 is named twice",
 		`{"3": {}, "2-4": {}}`:                 "device 3 is named twice",
 		`{"3": {"mode": "big"}}`:               `mode "big" is none of smb, enterprise, client`,
 		`{"3": {"restart_in_call": "Reboot"}}`: `"Reboot" is no method`,

@@ -146,6 +146,9 @@ func ParseFaultsFile(b []byte, n int) (map[int]Faults, error) {
 	if err := strictJSON(b, &raw); err != nil {
 		return nil, err
 	}
+	if err := uniqueKeys(b); err != nil {
+		return nil, err
+	}
 	all := map[int]Faults{}
 	for key, value := range raw {
 		from, to, err := deviceRange(key)
@@ -167,6 +170,27 @@ func ParseFaultsFile(b []byte, n int) (map[int]Faults, error) {
 		}
 	}
 	return all, nil
+}
+
+// uniqueKeys refuses an object that has a key twice, of which a map would keep the last. b is known to be JSON.
+func uniqueKeys(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.Token() // the brace
+	for seen := map[json.Token]bool{}; d.More(); {
+		key, err := d.Token()
+		if err != nil {
+			return err
+		}
+		if seen[key] {
+			return fmt.Errorf("device %v is named twice", key)
+		}
+		seen[key] = true
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func deviceRange(key string) (from, to int, err error) {
