@@ -199,7 +199,7 @@ func (t *transaction) keeps(v checkin.VerifiedReport, e epoch, p placement, a *a
 		return true, nil
 	}
 	evidence["silent_s"] = int64(t.now.Sub(keeper.lastReceived).Seconds())
-	if t.now.Sub(keeper.lastReceived) < liveIntervals*t.reg.interval {
+	if t.reg.live(keeper.lastReceived, t.now) {
 		if a.waiting == p.branch.id {
 			return false, nil
 		}
@@ -317,5 +317,6 @@ func idText(id hostid.ID) string {
 
 // live reports whether a host heard at that time still counts as live.
 func (r *Registry) live(last, now time.Time) bool {
-	return !last.IsZero() && now.Sub(last) < liveIntervals*r.interval
+	silent := now.Sub(last)
+	return !last.IsZero() && silent < liveIntervals*r.interval && silent >= -slack // later than now: the clock was set back
 }

@@ -3,6 +3,10 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -291,4 +295,50 @@ func TestBoardSharedByAFleet(t *testing.T) {
 	}
 	expect(t, "conflicts", len(m.conflictKinds()), maxSameBoard)
 	expect(t, "assets", m.assetCount(), 2*maxSameBoard)
+}
+
+// A manager whose clock was set back accuses nobody, and keeps nobody waiting for what will be heard in the future.
+func TestManagersClockSetBack(t *testing.T) {
+	t.Parallel()
+	for _, back := range []time.Duration{90 * time.Minute, 1000 * time.Hour} {
+		m := newManager(t)
+		p := newPC(m, "alpha")
+		for range 8 {
+			p.checkIn()
+			m.pass(DefaultInterval)
+		}
+		m.pass(-back)
+		p.begin(checkin.EpochRestore)
+		for range 6 {
+			p.checkIn()
+			m.pass(DefaultInterval)
+		}
+		expect(t, "conflicts", m.conflictKinds(), nil)
+		expect(t, "state", m.asset(p.report.HostID).State, Live)
+		expect(t, "host ID", m.asset(p.report.HostID).HostID, p.report.HostID)
+	}
+}
+
+// A copy of the database is as private as the database, and is there to be read: reports name people's machines.
+func TestBackupIsPrivate(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	p.checkIn()
+	path := filepath.Join(t.TempDir(), "copy.db")
+	must(t, m.Backup(t.Context(), path))
+	info, err := os.Stat(path)
+	must(t, err)
+	if runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
+		t.Errorf("the copy has mode %04o", info.Mode().Perm())
+	}
+	if err := m.Backup(t.Context(), path); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over a file that is there: %v", err)
+	}
+	reg, err := Open(t.Context(), "sqlite:"+path, Options{Now: m.clock})
+	must(t, err)
+	defer reg.Close()
+	a, err := reg.Asset(t.Context(), p.report.HostID)
+	must(t, err)
+	expect(t, "asset", a, m.asset(p.report.HostID))
 }

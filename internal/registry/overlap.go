@@ -39,12 +39,18 @@ type interval struct {
 // An epoch may change within a run (a chain that could not be read, an order), and one run in two epochs is one
 // process: the later one begins at the last report of the former.
 //
+// Intervals that end later than now were measured before the manager's clock was set back. They stay, and are
+// certain of nothing any more.
+//
 // A run whose origin leaps forward was asleep without knowing it, or its report was long on its way. In between the
 // PC may have been another system's, so nothing is certain before the report itself.
 func (t *transaction) span(v checkin.VerifiedReport, h host, e epoch, p placement) error {
 	run := v.Report.Run.String()
 	received := millis(t.now)
 	origin := received - int64(v.Report.AgeMS)
+	if _, err := t.exec(`UPDATE intervals SET reports = 0 WHERE last > $1 AND reports > 0`, received+slack.Milliseconds()); err != nil {
+		return err
+	}
 	var id int64
 	known, err := t.get(`SELECT id FROM intervals WHERE branch_id = $1 AND run = $2 AND origin BETWEEN $3 AND $4 ORDER BY id DESC LIMIT 1`,
 		[]any{p.branch.id, run, origin - slack.Milliseconds(), origin + slack.Milliseconds()}, []any{&id})

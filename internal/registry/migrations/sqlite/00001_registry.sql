@@ -114,6 +114,7 @@ CREATE TABLE intervals (
 );
 CREATE INDEX intervals_branch ON intervals (branch_id, run);
 CREATE INDEX intervals_epoch ON intervals (epoch_id, last);
+CREATE INDEX intervals_last ON intervals (last);
 
 -- Statements about replaced host IDs, by SHA-256 of the statement: each is judged once.
 CREATE TABLE replacements (
