@@ -32,7 +32,8 @@ func (r Result) AlreadyInitialized() bool {
 // administration class only, never registers an application and never removes anything. Doing it again is harmless,
 // and so is another doing it at the same time.
 //
-// With an error the Result says what was found and done until then; About is filled as far as the device answered.
+// With an error the Result says what was found and done until then, a change whose answer is missing included; About is
+// filled as far as the device answered.
 // Before anything is changed it is judged whether all of it can succeed, so a device that cannot serve is left as it
 // was: ErrNotProvisioned, ErrMode, ErrEACLFull, ErrNoSpace. Further reasons: ErrNo3PDS, ErrNoRealm, ErrLockedOut,
 // ErrNotReady, and what wsman reports.
@@ -54,14 +55,15 @@ func Initialize(ctx context.Context, c *wsman.Client, enterprise string) (Result
 		}
 		if !a.found {
 			added, err := d.addEnterprise(ctx, enterprise)
+			r.EnterpriseAdded = r.EnterpriseAdded || added
 			if err != nil {
 				return r, err
 			}
-			r.EnterpriseAdded = r.EnterpriseAdded || added
 		}
 		switch {
 		case a.wantsEntry():
 			added, err := d.addAllocation(ctx)
+			r.AllocationAdded = r.AllocationAdded || added
 			if isStatus(err, StatusMaxLimitReached, StatusNotEnoughStorage) {
 				// No free entry, though the lists did not say so: what the non-partner area gives decides.
 				a.partnersFull = true
@@ -72,13 +74,12 @@ func Initialize(ctx context.Context, c *wsman.Client, enterprise string) (Result
 			} else if err != nil {
 				return r, err
 			}
-			r.AllocationAdded = r.AllocationAdded || added
 		case a.wantsMore():
 			enlarged, err := d.enlargeAllocation(ctx, *a.entry)
+			r.AllocationEnlarged = r.AllocationEnlarged || enlarged
 			if err != nil {
 				return r, err
 			}
-			r.AllocationEnlarged = r.AllocationEnlarged || enlarged
 		}
 		full := a.partnersFull
 		if a, err = d.readArea(ctx, enterprise); err != nil {
@@ -276,6 +277,9 @@ func (d *device) readAreaFrom(ctx context.Context, enterprise string, eacl []uin
 	return a, err
 }
 
+// mayBeDone reports whether a call that changes something has, or has perhaps: its answer is missing.
+func mayBeDone(err error) bool { return err == nil || !answered(err) }
+
 // eacl lists the handles of the enterprises.
 func (d *device) eacl(ctx context.Context) ([]uint32, error) {
 	out, err := d.invoke(ctx, adminClass, "EnumerateStorageEaclEntries")
@@ -464,7 +468,7 @@ func (d *device) addEnterprise(ctx context.Context, enterprise string) (added bo
 		}
 		return false, fmt.Errorf("%w: %w", &EACLFullError{Holders: allPrintable(names)}, err)
 	}
-	return err == nil, err
+	return mayBeDone(err), err
 }
 
 // addAllocation adds our FPACL entry. The application's name comes before the vendor's here, the reverse of
@@ -479,7 +483,7 @@ func (d *device) addAllocation(ctx context.Context) (added bool, err error) {
 	if isStatus(err, StatusDuplicate) {
 		return false, nil
 	}
-	return err == nil, err
+	return mayBeDone(err), err
 }
 
 // enlargeAllocation raises our FPACL entry to what two blocks need; never down. A handle may have changed hands since
@@ -503,5 +507,5 @@ func (d *device) enlargeAllocation(ctx context.Context, known allocation) (enlar
 	case isStatus(err, StatusNotEnoughStorage, StatusMaxLimitReached):
 		return false, fmt.Errorf("%w: our allocation entry of %d bytes cannot be enlarged: %w", ErrNoSpace, entry.size, err)
 	}
-	return err == nil, err
+	return mayBeDone(err), err
 }

@@ -307,10 +307,16 @@ func (e *engine) besideWithTLS(ctx context.Context, d *device) *device {
 
 // initialize works on a device that was found, once more if the connection breaks, and leaves in out what it saw.
 func (e *engine) initialize(ctx context.Context, d *device, out *Outcome) (code Code, err error) {
+	var before amt.Result // what the connection that broke did counts: it was not so before we came
 	for again := true; ; again = false {
-		if out.Result, err = e.initializeOnce(ctx, d); err == nil {
+		out.Result, err = e.initializeOnce(ctx, d)
+		out.Result.EnterpriseAdded = out.Result.EnterpriseAdded || before.EnterpriseAdded
+		out.Result.AllocationAdded = out.Result.AllocationAdded || before.AllocationAdded
+		out.Result.AllocationEnlarged = out.Result.AllocationEnlarged || before.AllocationEnlarged
+		if err == nil {
 			return "", nil
 		}
+		before = out.Result
 		if code = classify(err, out.Result); code != ConnectionBroken || !again {
 			return code, err
 		}

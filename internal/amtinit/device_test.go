@@ -272,6 +272,21 @@ func TestEnterpriseModeIsReachedOverTLS(t *testing.T) {
 	}
 }
 
+// What was done over a connection that broke was not so before, even where its answer was lost.
+func TestDoneBeforeTheConnectionBroke(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"AddStorageEaclEntry", "AddStorageFpaclEntry"} {
+		_, at := simulate(t, amtsim.Options{Faults: amtsim.Faults{RestartInCall: method}})
+		out := initializeOne(t, at, access(at))
+		if !out.OK() || !out.Result.EnterpriseAdded || !out.Result.AllocationAdded {
+			t.Errorf("%s: %s, %+v", method, out.Code, out.Result)
+		}
+		if out = initializeOne(t, at, access(at)); !out.OK() || !out.Result.AlreadyInitialized() {
+			t.Errorf("%s, again: %s, %+v", method, out.Code, out.Result)
+		}
+	}
+}
+
 // A device that answers with more than any answer needs is not read to its end: thousands of them must fit into memory.
 func TestAnEndlessReplyIsNotAMT(t *testing.T) {
 	t.Parallel()
