@@ -102,7 +102,7 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 	textFailed      = amtinit.Text{EN: "FAILED", JA: "失敗"}
 	textRemedy      = amtinit.Text{EN: "Remedy:", JA: "対処:"}
 	textSummary     = amtinit.Text{
-		EN: "%d targets: %d initialized (%d of them already before), %d failed, %d not tried",
+		EN: "Targets: %d, initialized %d (%d of them already before), failed %d, not tried %d",
 		JA: "実行先%d台: 成功%d台(うち初期設定済み%d台)、失敗%d台、未実行%d台"}
 	textLogAt = amtinit.Text{EN: "Exit code %d. Log: %s", JA: "リターンコード%d。ログ: %s"}
 
