@@ -16,7 +16,8 @@ build: ## static binaries for this machine
 	go build -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 
 run: build ## the whole story with the real programs; ONCE=1 ends after it
-	@go run ./test/story -bin bin
+	@go build -o .build/story ./test/story
+	@.build/story -bin bin
 
 test: ## everything: checks, unit, race, interop, end to end
 	@test/run
