@@ -1,8 +1,6 @@
 # Everything is built without C: the products are static. Only the race detector needs a C compiler.
 export CGO_ENABLED = 0
 export GOFLAGS = -trimpath -buildvcs=false
-export STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-export GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
