@@ -6,7 +6,6 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-
 .PHONY: build run test check bench clean
 
 build: ## static binaries for this machine
