@@ -22,6 +22,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"samehost/internal/config"
+	"samehost/internal/help"
 )
 
 // version is set by the build: -ldflags "-X main.version=...".
@@ -95,7 +96,7 @@ func newParser(c *cli, stdout, stderr io.Writer, exit func(code int)) *kong.Kong
 		kong.Vars{"config": config.DefaultPath("client"), "version": "samehost-client " + version},
 		kong.Writers(stdout, stderr),
 		kong.Exit(exit),
-		kong.Help(printHelp),
+		kong.Help(help.Print),
 	)
 	if err != nil {
 		panic(err) // the struct does not describe a command line

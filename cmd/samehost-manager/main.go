@@ -29,6 +29,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"samehost/internal/config"
+	"samehost/internal/help"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
 )
@@ -116,7 +117,7 @@ func newParser(c *cli, stdout, stderr io.Writer, exit func(code int)) *kong.Kong
 		kong.Vars{"config": config.DefaultPath("manager"), "version": "samehost-manager " + version, "listen": manager.DefaultListen, "lang": language()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(exit),
-		kong.Help(printHelp),
+		kong.Help(help.Print),
 	)
 	if err != nil {
 		panic(err) // the struct does not describe a command line

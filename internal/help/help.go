@@ -1,4 +1,6 @@
-package main
+// Package help prints the help of our own commands so that it fits one screen, 24 lines of 80 columns. Each program's
+// own test holds it to that.
+package help
 
 import (
 	"fmt"
@@ -9,15 +11,16 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// printHelp prints the help of the program or of one command onto one screen, 24 lines of 80 columns: what it is
-// for, its commands, arguments and flags in one line each, and examples. Those of a command
-// stand in its tag "example", with "; " between.
-func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
-	node, usage := ctx.Selected(), "samehost-manager COMMAND [flags]; COMMAND --help tells more"
+// Print is a kong.HelpPrinter: what the program or the command is for, its commands, arguments and flags in one
+// line each, and examples. Those of a command stand in its tag "example", with "; " between; those of the program
+// are in its description, after the first empty line.
+func Print(_ kong.HelpOptions, ctx *kong.Context) error {
+	program := ctx.Model.Name
+	node, usage := ctx.Selected(), program+" COMMAND [flags]; COMMAND --help tells more"
 	if node == nil {
 		node = ctx.Model.Node
 	} else {
-		usage = "samehost-manager " + node.Summary()
+		usage = program + " " + node.Summary()
 	}
 	about, after, _ := strings.Cut(node.Help, "\n\n")
 	w := tabwriter.NewWriter(ctx.Stdout, 0, 0, 2, ' ', 0)
@@ -46,7 +49,7 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	fmt.Fprintln(w, "\nExamples:")
 	if examples := node.Tag.Get("example"); examples != "" {
 		for e := range strings.SplitSeq(examples, "; ") {
-			fmt.Fprintf(w, "  samehost-manager %s\n", e)
+			fmt.Fprintf(w, "  %s %s\n", program, e)
 		}
 	}
 	if after != "" {
