@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -44,9 +44,8 @@ func TestScripts(t *testing.T) {
 			env.Values["pcs"] = map[string]*pc{}
 			env.Setenv("TZ", "Asia/Tokyo")
 			env.Setenv("LC_ALL", "C.UTF-8")
-			address, err := freeAddress()
-			env.Setenv("ADDRESS", address)
-			return err
+			env.Setenv("ADDRESS", ownAddress())
+			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":       exits,
@@ -59,13 +58,11 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
+var addresses atomic.Int32
+
+// ownAddress is a loopback address that nothing else uses. A free port of 127.0.0.1 would not do: until the manager
+// listens on it, any connection that is made on this machine may take it.
+func ownAddress() string { return fmt.Sprintf("127.122.%d.1:8740", addresses.Add(1)) }
 
 // exits N PROGRAM ARGS...: the program ends with exactly that exit code, and with one line on standard error
 // unless it is 0.
@@ -262,8 +259,7 @@ func want80(ts *testscript.TestScript, neg bool, args []string) {
 func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "m")
-	address, err := freeAddress()
-	must(t, err)
+	address := ownAddress()
 	made, err := manager.Init(t.Context(), dir, address)
 	must(t, err)
 	p, err := newPC("alpha", address, made.CAFile, made.Token)

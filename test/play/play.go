@@ -208,11 +208,9 @@ type Firmware struct {
 
 // StartFirmware starts n simulated PCs.
 func (s *Stage) StartFirmware(n int, args ...string) (*Firmware, error) {
-	control, err := freePort()
-	if err != nil {
-		return nil, err
-	}
+	control := s.service(2)
 	f := &Firmware{stage: s, control: control, SystemFile: filepath.Join(s.Dir, "NETM.NDD")}
+	var err error
 	f.Process, err = s.Start("amtsim", append([]string{
 		"--devices", strconv.Itoa(n), "--network", s.network(1), "--local", s.local(1),
 		"--user", User, "--password", Password, "--control", control, "--system-file", f.SystemFile,
@@ -229,14 +227,9 @@ func (s *Stage) NetworkAddress(i int) string { return s.network(i) }
 func (s *Stage) network(i int) string { return fmt.Sprintf("127.116.%d.%d", s.Net, i) }
 func (s *Stage) local(i int) string   { return fmt.Sprintf("127.117.%d.%d", s.Net, i) }
 
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
+// service is an address of the stage's own for the i-th program that serves. A free port of 127.0.0.1 would not do: until
+// the program listens on it, any connection that is made on this machine may take it.
+func (s *Stage) service(i int) string { return fmt.Sprintf("127.115.%d.%d:8740", s.Net, i) }
 
 // Faults sets the fault switches of PC i, replacing those before; an empty object clears them.
 func (f *Firmware) Faults(i int, faults string) error {
@@ -303,10 +296,7 @@ type Manager struct {
 
 // InitManager makes a manager's data folder and writes the AMT management user into its configuration.
 func (s *Stage) InitManager() (*Manager, error) {
-	listen, err := freePort()
-	if err != nil {
-		return nil, err
-	}
+	listen := s.service(1)
 	r, err := s.Must("samehost-manager", "init", "--data-dir", filepath.Join(s.Dir, "manager"), "--listen", listen, "--json")
 	if err != nil {
 		return nil, err
