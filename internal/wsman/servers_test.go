@@ -46,20 +46,16 @@ func findServer(t *testing.T, name string) string {
 	return ""
 }
 
-// freePort is a port that nothing listened on a moment ago.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
+var serverHosts atomic.Int32
+
+// ownHost is a loopback address that nothing else uses; the server listens at its serverPort. A free port of 127.0.0.1
+// would not do: until the server listens on it, any connection that is made on this machine may take it.
+func ownHost() string { return fmt.Sprintf("127.123.%d.1", serverHosts.Add(1)) }
+
+const serverPort = "8080"
 
 // runServer starts a server program in the foreground and waits until it listens. It ends with the test.
-func runServer(t *testing.T, port, program string, args ...string) {
+func runServer(t *testing.T, host, program string, args ...string) {
 	t.Helper()
 	var output bytes.Buffer
 	cmd := exec.Command(program, args...)
@@ -86,7 +82,7 @@ func runServer(t *testing.T, port, program string, args ...string) {
 		}
 	})
 	for end := time.Now().Add(20 * time.Second); ; {
-		nc, err := net.DialTimeout("tcp", "127.0.0.1:"+port, time.Second)
+		nc, err := net.DialTimeout("tcp", host+":"+serverPort, time.Second)
 		if err == nil {
 			nc.Close()
 			return
@@ -159,10 +155,10 @@ func (c refusalConn) Read(p []byte) (int, error) {
 }
 
 // checkServer logs on to a server: rightly, wrongly, and many times on one nonce.
-func checkServer(t *testing.T, port, user string, sha256 bool) {
+func checkServer(t *testing.T, host, user string, sha256 bool) {
 	t.Helper()
 	var seen refusals
-	e := Endpoint{URL: "http://127.0.0.1:" + port, User: user, Password: interopPassword, Dial: seen.dial}
+	e := Endpoint{URL: "http://" + host + ":" + serverPort, User: user, Password: interopPassword, Dial: seen.dial}
 	c := newTestClient(t, e)
 	for i := range 20 {
 		in, err := c.Get(testContext(t), generalSettings, Selector{"InstanceID", "Intel(r) AMT: General Settings"})
@@ -211,22 +207,22 @@ func TestLighttpd(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			dir, port := serverDir(t), freePort(t)
+			dir, listen := serverDir(t), ownHost()
 			behind := backend(t)
 			host, backendPort, _ := net.SplitHostPort(behind.listener.Addr().String())
 			users := writeFile(t, dir, "users", test.users)
 			config := writeFile(t, dir, "lighttpd.conf", fmt.Sprintf(`server.modules = ("mod_auth", "mod_authn_file", "mod_proxy")
 server.document-root = %q
-server.bind = "127.0.0.1"
+server.bind = %q
 server.port = %s
 server.max-keep-alive-requests = 1000
 auth.backend = "htdigest"
 auth.backend.htdigest.userfile = %q
 auth.require = ("/" => ("method" => "digest", "algorithm" => %q, "realm" => %q, "require" => "valid-user"))
 proxy.server = ("" => (("host" => %q, "port" => %s)))
-`, dir, port, users, test.algorithm, interopRealm, host, backendPort))
-			runServer(t, port, program, "-D", "-f", config)
-			checkServer(t, port, lighttpdUser, test.sha256)
+`, dir, listen, serverPort, users, test.algorithm, interopRealm, host, backendPort))
+			runServer(t, listen, program, "-D", "-f", config)
+			checkServer(t, listen, lighttpdUser, test.sha256)
 			if _, requests := behind.seen(); len(requests) != 40 {
 				t.Errorf("%d requests came through, want 40", len(requests))
 			}
@@ -235,11 +231,11 @@ proxy.server = ("" => (("host" => %q, "port" => %s)))
 }
 
 // startApache starts a server whose nonces live for so many seconds.
-func startApache(t *testing.T, behind *device, nonceLife int) (port string) {
+func startApache(t *testing.T, behind *device, nonceLife int) (host string) {
 	t.Helper()
 	program := findServer(t, "apache2")
 	dir := serverDir(t)
-	port = freePort(t)
+	host = ownHost()
 	modules := "/usr/lib/apache2/modules"
 	users := writeFile(t, dir, "users", fmt.Sprintf("%s:%s:%x\n", apacheUser, interopRealm, md5.Sum([]byte(apacheUser+":"+interopRealm+":"+interopPassword))))
 	var load strings.Builder
@@ -254,8 +250,8 @@ func startApache(t *testing.T, behind *device, nonceLife int) (port string) {
 DefaultRuntimeDir %q
 PidFile %q
 ErrorLog "/dev/stderr"
-ServerName 127.0.0.1
-Listen 127.0.0.1:%s
+ServerName %s
+Listen %s:%s
 StartServers 1
 KeepAlive On
 MaxKeepAliveRequests 0
@@ -269,9 +265,9 @@ MaxKeepAliveRequests 0
   Require valid-user
 </Location>
 ProxyPass "/" %q
-`, dir, dir, filepath.Join(dir, "pid"), port, interopRealm, nonceLife, users, behind.url()+"/"))
-	runServer(t, port, program, "-D", "FOREGROUND", "-f", config)
-	return port
+`, dir, dir, filepath.Join(dir, "pid"), host, host, serverPort, interopRealm, nonceLife, users, behind.url()+"/"))
+	runServer(t, host, program, "-D", "FOREGROUND", "-f", config)
+	return host
 }
 
 func TestApache(t *testing.T) {
@@ -288,9 +284,9 @@ func TestApache(t *testing.T) {
 func TestApacheNonceExpires(t *testing.T) {
 	t.Parallel()
 	behind := backend(t)
-	port := startApache(t, behind, 1)
+	host := startApache(t, behind, 1)
 	var seen refusals
-	c := newTestClient(t, Endpoint{URL: "http://127.0.0.1:" + port, User: apacheUser, Password: interopPassword, Dial: seen.dial})
+	c := newTestClient(t, Endpoint{URL: "http://" + host + ":" + serverPort, User: apacheUser, Password: interopPassword, Dial: seen.dial})
 	ctx := testContext(t)
 	if _, err := c.Get(ctx, generalSettings); err != nil {
 		t.Fatal(err)
