@@ -92,6 +92,7 @@ type Options struct {
 	AddressFirst bool          // the target's address first, its name if nothing answers there; default the reverse
 
 	IgnoreLogonFailures bool // no lockout guard
+	DryRun              bool // look only: amt.Inspect instead of amt.Initialize
 }
 
 // Step is how far a target came.
@@ -115,6 +116,8 @@ type Outcome struct {
 	Err     error      // detail of the failure; may quote the device
 	Result  amt.Result // what was found before a failure, too
 	Took    time.Duration
+
+	Warnings []Warning // what is wrong with the device besides, in a dry run
 }
 
 // OK reports that the area is initialized, by us now or before.
