@@ -687,12 +687,6 @@ func (a *Agent) forget(reply checkin.Reply, sent checkin.Report) error {
 	return a.saveOverwritten(overwritten{Entries: left})
 }
 
-// The orders that this client carries out.
-const (
-	orderFullReport = "full-report" // every report of this client is a full one
-	orderNewEpoch   = "new-epoch"
-)
-
 // maxDone bounds what waits to be acknowledged; a report carries no more.
 const maxDone = 64
 
@@ -705,8 +699,8 @@ func (a *Agent) obey(c chain, orders []checkin.Order, sent checkin.Report) chain
 			continue
 		}
 		switch o.Kind {
-		case orderFullReport:
-		case orderNewEpoch:
+		case checkin.OrderFullReport: // every report of this client is a full one
+		case checkin.OrderNewEpoch:
 			c = c.newEpoch(checkin.EpochOrder)
 		default:
 			a.o.Log.Warn("the manager orders what this version cannot do: upgrade samehost-client", "order", o.Kind)

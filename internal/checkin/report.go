@@ -59,6 +59,10 @@ type Report struct {
 	Observations []Observation `json:"observations,omitempty"`
 	Replaced     []string      `json:"replaced,omitempty"` // Replacement statements, JWS by the old record's key
 	Done         []string      `json:"done,omitempty"`     // IDs of orders carried out
+
+	// Placeholders names the manager's list of placeholder values that this client goes by: PlaceholderList.Digest; ""
+	// while it has none.
+	Placeholders string `json:"placeholders,omitempty"`
 }
 
 // EpochBy says how an epoch began. A branch whose epoch began by a restore from memory weighs more than others.
@@ -123,6 +127,10 @@ type Reply struct {
 	Named       []hostid.ID   `json:"named,omitempty"`      // replaced IDs that the manager has taken note of
 	Provisional bool          `json:"provisional,omitzero"` // the manager has an open conflict about this host
 
+	// Placeholders is the manager's list of values that prove nothing, in the form that hardware.ParsePlaceholders
+	// reads; it comes where the report named another list, "" where it need not.
+	Placeholders string `json:"placeholders,omitempty"`
+
 	// Raw is the signed form, as stored and sent again.
 	Raw string `json:"-"`
 }
@@ -137,14 +145,35 @@ const (
 	Deferred ReplyStatus = "deferred"
 )
 
-// Order is something the manager wants done, bound to host ID, epoch and run.
+// Order is something the manager wants done, bound to host ID, epoch and run. It is done once, durably, and its ID
+// stands in the Done of the next report: after NewID and TakeBack that is the first one under the other host ID.
 type Order struct {
 	ID     string    `json:"id"`
-	Kind   string    `json:"kind"` // full-report, ...
+	Kind   OrderKind `json:"kind"`
 	HostID hostid.ID `json:"host_id"`
 	Epoch  Token     `json:"epoch"`
 	Run    Token     `json:"run"`
+
+	// Other is the host ID to take back (TakeBack), or the one that UseNonvolatile means.
+	Other hostid.ID `json:"other,omitzero"`
+
+	// Enrol goes with NewID: an enrolment token for the new host ID, sealed to the seal key of the report that is
+	// answered (SealOrder). So a PC whose token has ended all the same becomes an asset of its own.
+	Enrol string `json:"enrol,omitempty"`
 }
+
+// OrderKind says what is to be done.
+type OrderKind string
+
+// The orders.
+const (
+	OrderFullReport     OrderKind = "full-report"
+	OrderNewEpoch       OrderKind = "new-epoch"
+	OrderNewID          OrderKind = "new-id"          // a new host ID and seed; the record is set aside; lineage is kept
+	OrderTakeBack       OrderKind = "take-back"       // the record of Other, which an order had replaced
+	OrderRebind         OrderKind = "rebind"          // keep the host ID, take the present facts, write the memory
+	OrderUseNonvolatile OrderKind = "use-nonvolatile" // take the record that memory holds, Other
+)
 
 type plainReply Reply
 

@@ -101,7 +101,7 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 // fullReport answers a delta, whose base this manager never keeps in a form to build on. Its ID is that of the
 // report it answers: the reply is given once.
 func fullReport(r checkin.Report) checkin.Order {
-	return checkin.Order{ID: checkin.NewToken().String(), Kind: "full-report", HostID: r.HostID, Epoch: r.Epoch, Run: r.Run}
+	return checkin.Order{ID: checkin.NewToken().String(), Kind: checkin.OrderFullReport, HostID: r.HostID, Epoch: r.Epoch, Run: r.Run}
 }
 
 // acceptProven decides about a report by the key that the host ID is bound to, and returns the replaced host IDs
