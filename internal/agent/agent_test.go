@@ -456,7 +456,7 @@ func TestOrders(t *testing.T) {
 	defer a.Close()
 	order := func(kind string, change func(*checkin.Order)) {
 		m.orders = func(v checkin.VerifiedReport) []checkin.Order {
-			o := checkin.Order{ID: "order-" + checkin.OrderKind(kind), Kind: kind, HostID: v.Report.HostID, Epoch: v.Report.Epoch, Run: v.Report.Run}
+			o := checkin.Order{ID: "order-" + kind, Kind: checkin.OrderKind(kind), HostID: v.Report.HostID, Epoch: v.Report.Epoch, Run: v.Report.Run}
 			if change != nil {
 				change(&o)
 			}
