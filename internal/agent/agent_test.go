@@ -470,7 +470,7 @@ func TestOrders(t *testing.T) {
 		"another epoch":   func(o *checkin.Order) { o.Epoch = checkin.NewToken() },
 		"another host ID": func(o *checkin.Order) { o.HostID = hostid.NewID() },
 	} {
-		order(orderNewEpoch, change)
+		order(string(checkin.OrderNewEpoch), change)
 		checkIn(t, a)
 		checkIn(t, a)
 		if len(done()) != 0 || m.last(t).EpochBy != checkin.EpochInstall {
@@ -484,7 +484,7 @@ func TestOrders(t *testing.T) {
 		t.Errorf("done %v, but nobody can do that", done())
 	}
 
-	order(orderFullReport, nil)
+	order(string(checkin.OrderFullReport), nil)
 	checkIn(t, a)
 	m.orders = nil
 	m.loseReply = true // the acknowledgement arrives, the reply to it does not
@@ -500,7 +500,7 @@ func TestOrders(t *testing.T) {
 	}
 
 	before := m.last(t)
-	order(orderNewEpoch, nil)
+	order(string(checkin.OrderNewEpoch), nil)
 	checkIn(t, a)
 	m.orders = nil
 	checkIn(t, a)

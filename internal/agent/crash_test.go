@@ -116,7 +116,7 @@ func TestCrashInOrdinaryCheckIn(t *testing.T) {
 			if v.Report.Counter != 2 {
 				return nil
 			}
-			return []checkin.Order{{ID: "one", Kind: orderFullReport, HostID: v.Report.HostID, Epoch: v.Report.Epoch, Run: v.Report.Run}}
+			return []checkin.Order{{ID: "one", Kind: checkin.OrderFullReport, HostID: v.Report.HostID, Epoch: v.Report.Epoch, Run: v.Report.Run}}
 		}
 	}, func(t *testing.T, m *testManager, pc *testPC) {
 		epochs := map[checkin.Token]bool{}
