@@ -9,12 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"strings"
 	"time"
 	"unicode/utf16"
 
 	"samehost/internal/config"
-	"samehost/internal/hostid"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
 )
@@ -181,88 +179,6 @@ func (c *tokenRevokeCmd) Run(ctx context.Context, p *program) error {
 		fmt.Fprintf(p.stdout, "Token %s is revoked.\n", id)
 		return nil
 	})
-}
-
-type assetsCmd struct {
-	NotInitialized bool `help:"Only those whose memory is known not to be initialized."`
-}
-
-func (c *assetsCmd) Run(ctx context.Context, p *program) error {
-	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		assets, err := reg.Assets(ctx)
-		if err != nil {
-			return err
-		}
-		t := table{columns: []column{{"HOST ID", 32}, {"NAME", 13}, {"STATE", 8}, {"INIT", 3}, {"CHECK-IN", 16}}}
-		for _, a := range assets {
-			if c.NotInitialized && (a.Initialized == nil || *a.Initialized) {
-				continue
-			}
-			if p.json {
-				if err := p.printJSON(a.Asset); err != nil {
-					return err
-				}
-				continue
-			}
-			t.add(a.HostID.String(), a.Name, string(a.State), yesNo(a.Initialized), when(a.LastCheckin))
-		}
-		if !p.json {
-			t.print(p.stdout)
-		}
-		return nil
-	})
-}
-
-func yesNo(b *bool) string {
-	switch {
-	case b == nil:
-		return "?"
-	case *b:
-		return "yes"
-	default:
-		return "no"
-	}
-}
-
-// hostArg is a host ID on the command line.
-type hostArg struct{ hostid.ID }
-
-// UnmarshalText reads 32 hex digits; capitals are read too.
-func (h *hostArg) UnmarshalText(b []byte) error {
-	return h.ID.UnmarshalText([]byte(strings.ToLower(string(b))))
-}
-
-type assetCmd struct {
-	HostID hostArg `arg:"" name:"hostid" help:"Any host ID of the asset, 32 hex digits."`
-	Lang   string  `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the history: en or ja."`
-}
-
-func (c *assetCmd) Run(ctx context.Context, p *program) error {
-	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		a, err := reg.Asset(ctx, c.HostID.ID)
-		if err != nil {
-			return unknownHost(err)
-		}
-		events, err := reg.HistoryOf(ctx, c.HostID.ID)
-		if err != nil {
-			return err
-		}
-		if p.json {
-			return p.printJSON(struct {
-				registry.AssetDetail
-				History []told `json:"history"`
-			}{a, tell(events, c.Lang)})
-		}
-		p.printAsset(a, events[max(0, len(events)-5):], registry.Language(c.Lang))
-		return nil
-	})
-}
-
-func unknownHost(err error) error {
-	if errors.Is(err, registry.ErrUnknown) {
-		return fmt.Errorf("%w: samehost-manager assets lists those that are known", err)
-	}
-	return err
 }
 
 type historyCmd struct {

@@ -8,8 +8,6 @@ import (
 	"unicode"
 
 	"golang.org/x/text/width"
-
-	"samehost/internal/registry"
 )
 
 // What PCs and people wrote goes to a terminal through shown, and is measured in columns: a full-width character
@@ -163,71 +161,4 @@ func when(t time.Time) string {
 		return "-"
 	}
 	return t.Local().Format("2006-01-02 15:04")
-}
-
-func (p *program) printAsset(a registry.AssetDetail, last []registry.Event, lang registry.Language) {
-	row := func(name, value string) {
-		if value != "" {
-			p.paragraph(fit(name, 16), value)
-		}
-	}
-	row("host ID", a.HostID.String())
-	row("name", a.Name)
-	row("FQDN", a.Seen.FQDN)
-	row("state", string(a.State))
-	row("initialized", yesNo(a.Initialized))
-	row("last check-in", when(a.LastCheckin))
-	row("addresses", strings.Join(a.Seen.Addresses, ", "))
-	row("system", a.Seen.Versions.OS)
-	row("client", a.Seen.Versions.Client)
-	row("origin", string(a.Seen.Origin))
-	for _, s := range a.Seen.Stores {
-		text := s.Name + ": " + s.State
-		if !s.HostID.IsZero() {
-			text += " (" + s.HostID.String() + ")"
-		}
-		if s.Error != "" {
-			text += ": " + s.Error
-		}
-		row("store", text)
-	}
-	row("system UUID", a.Facts.SystemUUID)
-	row("system serial", a.Facts.SystemSerial)
-	row("board serial", a.Facts.BoardSerial)
-	row("chassis serial", a.Facts.ChassisSerial)
-	for _, d := range a.Facts.Disks {
-		text := d.Serial
-		if d.System {
-			text += " (system)"
-		}
-		row("disk", text)
-	}
-	for _, n := range a.Facts.NICs {
-		text := n.MAC
-		if n.Onboard {
-			text += " (onboard)"
-		}
-		row("network", text)
-	}
-	for _, h := range a.Hosts {
-		text := h.HostID.String()
-		if h.Enrolled.IsZero() {
-			text += " never enrolled"
-		} else {
-			text += " enrolled " + when(h.Enrolled)
-		}
-		if h.ReplacedBy != "" {
-			text += ", replaced by " + h.ReplacedBy
-		}
-		if h.CopyOf != "" {
-			text += ", copy of " + h.CopyOf
-		}
-		row("had host ID", text)
-	}
-	for _, c := range a.Open {
-		row(fmt.Sprint("conflict ", c.ID), c.Sentence(lang))
-	}
-	for _, e := range last {
-		p.paragraph(when(e.At)+"  ", e.Sentence(lang))
-	}
 }
