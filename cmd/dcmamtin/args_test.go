@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/text/width"
 
 	"samehost/internal/amtinit"
 )
@@ -203,18 +202,6 @@ func FuzzArguments(f *testing.F) {
 			t.Fatalf("%q: out of bounds: %+v", line, a)
 		}
 	})
-}
-
-func columns(s string) (n int) {
-	for _, r := range s {
-		switch width.LookupRune(r).Kind() {
-		case width.EastAsianWide, width.EastAsianFullwidth:
-			n += 2
-		default:
-			n++
-		}
-	}
-	return n
 }
 
 func TestHelpFitsOneScreen(t *testing.T) {

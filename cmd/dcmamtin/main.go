@@ -45,8 +45,6 @@ const (
 	// grace is how long an interrupt waits for what is in flight: most devices answer within it, and initializing
 	// twice is harmless for the others.
 	grace = 5 * time.Second
-
-	progressEvery = 10 * time.Second
 )
 
 func main() {
@@ -65,7 +63,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case a.version:
 		return printed(fmt.Fprintln(stdout, "dcmamtin", version))
 	}
-	c := command{arguments: a, out: report{w: stdout, json: a.json, lang: a.lang}, stderr: stderr}
+	c := command{arguments: a, screen: newScreen(stdout, stderr)}
+	c.out = newReport(a, c.screen)
 	if bad, ok := errors.AsType[*argumentError](err); ok {
 		return c.complain(&problem{exitArguments, bad.text})
 	}
@@ -89,8 +88,8 @@ var version = "development"
 // command is one run.
 type command struct {
 	arguments
-	out    report
-	stderr io.Writer
+	screen *screen
+	out    *report
 
 	list       *targetList
 	configFile string
@@ -98,7 +97,7 @@ type command struct {
 	options    amtinit.Options
 }
 
-func (c *command) say(text string) { fmt.Fprintln(c.stderr, "dcmamtin: "+text) }
+func (c *command) say(text string) { fmt.Fprintln(c.screen.errors(), "dcmamtin: "+text) }
 
 func (c *command) complain(p *problem) int {
 	c.say(p.text.In(c.lang))
@@ -297,31 +296,6 @@ func (c *command) watchSignals() (context.Context, *interruption) {
 		cancel()
 	}()
 	return ctx, i
-}
-
-// showProgress writes a line to standard error every few seconds until the returned function is called.
-func (c *command) showProgress(finished, failed *atomic.Int64) (stop func()) {
-	if c.progress == "none" {
-		return func() {}
-	}
-	over, gone := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(gone)
-		tick := time.NewTicker(progressEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				c.say(fmt.Sprintf(textProgress.In(c.lang), finished.Load(), c.list.count, failed.Load()))
-			case <-over:
-				return
-			}
-		}
-	}()
-	return func() {
-		close(over)
-		<-gone
-	}
 }
 
 // targetList is what the command line names: counted beforehand, then walked through.

@@ -19,6 +19,10 @@ type report struct {
 	err  error // the first one; what follows is not written
 }
 
+func newReport(a arguments, s *screen) *report {
+	return &report{w: s.results(), json: a.json, lang: a.lang}
+}
+
 const (
 	maxShown      = 64  // characters of a name in a line
 	maxShownError = 400 // of a detail

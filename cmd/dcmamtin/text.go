@@ -94,8 +94,15 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 		EN: "interrupted: %d of %d targets are not done; run the command again, doing it twice is harmless",
 		JA: "中断しました。%[2]d台のうち%[1]d台が終わっていません。コマンドを再実行してください。2回実行しても問題ありません"}
 	textProgress = amtinit.Text{
-		EN: "%d of %d targets done, %d failed",
-		JA: "%[2]d台中%[1]d台終了、失敗%[3]d台"}
+		EN: "%d of %d targets done, %d failed, %s per second, time left: %s",
+		JA: "%[2]d台中%[1]d台終了、失敗%[3]d台、毎秒%[4]s台、残り時間: %[5]s"}
+	textUnknownTime = amtinit.Text{EN: "not known yet", JA: "不明"}
+	textBarFailed   = amtinit.Text{EN: "failed %d", JA: "失敗%d"}
+	textBarLeft     = amtinit.Text{EN: "ETA %s", JA: "残り%s"}
+	textBarRate     = amtinit.Text{EN: "%s/s", JA: "毎秒%s台"}
+	textSeconds     = amtinit.Text{EN: "%ds", JA: "%d秒"}
+	textMinutes     = amtinit.Text{EN: "%dm%02ds", JA: "%d分%02d秒"}
+	textHours       = amtinit.Text{EN: "%dh%02dm", JA: "%d時間%02d分"}
 
 	textInitialized = amtinit.Text{EN: "initialized", JA: "初期設定に成功しました"}
 	textAlready     = amtinit.Text{EN: "initialized already, nothing changed", JA: "初期設定済みです(変更なし)"}

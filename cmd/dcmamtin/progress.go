@@ -1,0 +1,278 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+
+	"samehost/internal/amtinit"
+)
+
+const (
+	progressEvery = 10 * time.Second       // a plain line
+	redrawEvery   = 200 * time.Millisecond // the bar
+	rateTime      = 10 * time.Second       // what is older than this counts less than a third in the rate
+
+	unknownWidth = 80 // columns of what is no terminal
+	leastWidth   = 20 // a terminal with fewer columns gets plain lines instead of the bar
+	widestText   = 120
+	leastBar     = 10 // columns of the bar itself; without them it is left out
+	widestBar    = 50
+)
+
+// screen is where a run writes: standard output, standard error and, while targets are worked on, the bar below both. Lines
+// are written whole, one Write each, from any goroutine; while there is a bar they scroll above it and it stays last.
+type screen struct {
+	stdout, stderr io.Writer
+	shared         bool // both are the same terminal
+
+	mu  sync.Mutex
+	bar *mpb.Progress // nil while there is none
+}
+
+func newScreen(stdout, stderr io.Writer) *screen {
+	return &screen{stdout: stdout, stderr: stderr, shared: sameTerminal(stdout, stderr)}
+}
+
+// results is standard output.
+func (s *screen) results() io.Writer {
+	return writerFunc(func(line []byte) (int, error) { return s.write(s.stdout, s.shared, line) })
+}
+
+// errors is standard error.
+func (s *screen) errors() io.Writer {
+	return writerFunc(func(line []byte) (int, error) { return s.write(s.stderr, true, line) })
+}
+
+func (s *screen) write(w io.Writer, besideBar bool, line []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bar != nil && besideBar {
+		if n, err := s.bar.Write(line); !errors.Is(err, mpb.ErrDone) {
+			return n, err
+		}
+		// The bar ended by itself: its terminal is gone, and the line will say so.
+	}
+	return w.Write(line)
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// terminal is the file behind w if that is a terminal, else nil.
+func terminal(w io.Writer) *os.File {
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return nil
+}
+
+// sameTerminal reports that two writers end at one terminal. Windows gives a process one console at most.
+func sameTerminal(a, b io.Writer) bool {
+	ta, tb := terminal(a), terminal(b)
+	if ta == nil || tb == nil {
+		return false
+	}
+	if runtime.GOOS == "windows" {
+		return true
+	}
+	ia, errA := ta.Stat()
+	ib, errB := tb.Stat()
+	return errA == nil && errB == nil && os.SameFile(ia, ib)
+}
+
+// widthOf is how many columns w has, 0 if that is not known: it is no terminal, or one that does not tell.
+func widthOf(w io.Writer) int {
+	f := terminal(w)
+	if f == nil {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
+// canMoveCursor reports that the terminal f understands what a bar needs. No colour is ever used, so NO_COLOR has nothing
+// to switch off.
+func canMoveCursor(goos, term string) bool {
+	return term != "dumb" && (term != "" || goos == "windows")
+}
+
+// showProgress shows on standard error how far the run is until the returned function is called: a bar if that is a
+// terminal which can show one, else a line every few seconds.
+func (c *command) showProgress(finished, failed *atomic.Int64) (stop func()) {
+	now := func() standing {
+		return standing{total: c.list.count, done: int(finished.Load()), failed: int(failed.Load())}
+	}
+	m := newMeter(time.Now(), now().done)
+	switch f := terminal(c.screen.stderr); {
+	case c.progress == "none":
+		return func() {}
+	case c.progress == "auto" && f != nil && canMoveCursor(runtime.GOOS, os.Getenv("TERM")) && widthOf(f) >= leastWidth:
+		return c.screen.showBar(f, func(width int) string {
+			s := now()
+			s.rate = m.rate(time.Now(), s.done)
+			return s.bar(c.lang, width)
+		})
+	}
+	over, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case t := <-tick.C:
+				s := now()
+				s.rate = m.rate(t, s.done)
+				c.say(s.line(c.lang))
+			case <-over:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(over)
+		<-gone
+	}
+}
+
+// showBar keeps the line that draw makes for the terminal's columns below everything else, and takes it away in the end.
+func (s *screen) showBar(f *os.File, draw func(columns int) string) (stop func()) {
+	p := mpb.New(mpb.WithOutput(f), mpb.WithRefreshRate(redrawEvery))
+	bar := p.MustAdd(0, mpb.BarFillerFunc(func(w io.Writer, st decor.Statistics) error {
+		// The last column stays free: some terminals begin a new line when it is written.
+		_, err := io.WriteString(w, draw(st.AvailableWidth-1))
+		return err
+	}), mpb.BarFillerTrim())
+	s.mu.Lock()
+	s.bar = p
+	s.mu.Unlock()
+	return func() {
+		s.mu.Lock() // no line is written between the bar's last drawing and its going
+		defer s.mu.Unlock()
+		bar.Abort(true)
+		p.Wait()
+		s.bar = nil
+	}
+}
+
+// meter measures targets per second, smoothed: each past moment counts less by a factor of e per rateTime.
+type meter struct {
+	at          time.Time
+	done        int
+	sum, weight float64
+}
+
+func newMeter(now time.Time, done int) *meter { return &meter{at: now, done: done} }
+
+// rate is the rate now that so many are done. It is for one goroutine.
+func (m *meter) rate(now time.Time, done int) float64 {
+	if passed := now.Sub(m.at); passed >= time.Second {
+		keep := math.Exp(-passed.Seconds() / rateTime.Seconds())
+		m.sum = m.sum*keep + float64(done-m.done)/passed.Seconds()*(1-keep)
+		m.weight = m.weight*keep + (1 - keep)
+		m.at, m.done = now, done
+	}
+	if m.weight == 0 {
+		return 0
+	}
+	return m.sum / m.weight
+}
+
+// standing is how far a run is.
+type standing struct {
+	total, done, failed int
+	rate                float64 // targets per second, 0 while it is not known
+}
+
+// eta is the time that is left at this rate, "" while that is not known.
+func (s standing) eta(l amtinit.Lang) string {
+	left := s.total - s.done
+	if left > 0 && s.rate < 0.01 {
+		return ""
+	}
+	if left <= 0 {
+		return duration(0, l)
+	}
+	return duration(time.Duration(float64(left)/s.rate*float64(time.Second)), l)
+}
+
+// duration is a time in at most two units, as a person says it.
+func duration(d time.Duration, l amtinit.Lang) string {
+	s := int(math.Ceil(d.Seconds()))
+	switch {
+	case s < 60:
+		return fmt.Sprintf(textSeconds.In(l), s)
+	case s < 3600:
+		return fmt.Sprintf(textMinutes.In(l), s/60, s%60)
+	default:
+		return fmt.Sprintf(textHours.In(l), s/3600, s%3600/60)
+	}
+}
+
+// rateText is a rate with one decimal where that says something.
+func rateText(rate float64) string {
+	if rate < 100 {
+		return fmt.Sprintf("%.1f", rate)
+	}
+	return fmt.Sprintf("%.0f", rate)
+}
+
+// line is the standing as a sentence.
+func (s standing) line(l amtinit.Lang) string {
+	eta := s.eta(l)
+	if eta == "" {
+		eta = textUnknownTime.In(l)
+	}
+	return fmt.Sprintf(textProgress.In(l), s.done, s.total, s.failed, rateText(s.rate), eta)
+}
+
+// bar is the standing as one line of at most that many columns. What does not fit is left out, the least important first:
+// the bar itself, the rate, the time left, the failures, and at last the total.
+func (s standing) bar(l amtinit.Lang, width int) string {
+	eta := s.eta(l)
+	if eta == "" {
+		eta = "-"
+	}
+	parts := []string{
+		fmt.Sprintf("%d/%d", s.done, s.total),
+		fmt.Sprintf(textBarFailed.In(l), s.failed),
+		fmt.Sprintf(textBarLeft.In(l), eta),
+		fmt.Sprintf(textBarRate.In(l), rateText(s.rate)),
+	}
+	line := ""
+	for n := len(parts); n > 0; n-- {
+		if line = strings.Join(parts[:n], "  "); columns(line) <= width {
+			break
+		}
+	}
+	if columns(line) > width {
+		if line = fmt.Sprint(s.done); columns(line) > width {
+			return ""
+		}
+		return line
+	}
+	if room := min(width-columns(line)-len("[]  "), widestBar); room >= leastBar {
+		filled := room
+		if s.total > 0 && s.done < s.total {
+			filled = room * s.done / s.total
+		}
+		line = "[" + strings.Repeat("#", filled) + strings.Repeat(".", room-filled) + "]  " + line
+	}
+	return line
+}
