@@ -45,6 +45,8 @@ const (
 	MaxParallel     = 4096
 	DefaultTimeout  = 30 * time.Second // for a whole target, a retry included
 
+	FirstHosts = 3 // of each reason that a summary names
+
 	// Ports of AMT (Intel: network ports used by Intel AMT).
 	PortHTTP = 16992
 	PortTLS  = 16993
@@ -130,6 +132,9 @@ type Summary struct {
 	Failed   int          // tried and not initialized
 	NotTried int          // left alone by the lockout guard
 	Reasons  map[Code]int // of Failed and NotTried
+	Warned   int          // with at least one warning, whatever else became of them
+
+	Hosts map[Code][]string // the first hosts of each reason, at most FirstHosts
 }
 
 // Run works through the targets and hands each outcome to sink, one at a time, in the order they finish. It pulls a
@@ -183,7 +188,7 @@ func (e *engine) run(ctx context.Context, targets iter.Seq[Target], sink func(Ou
 
 	var (
 		mu      sync.Mutex
-		sum     = Summary{Reasons: make(map[Code]int)}
+		sum     = Summary{Reasons: make(map[Code]int), Hosts: make(map[Code][]string)}
 		working sync.WaitGroup
 		slots   = make(chan struct{}, e.Parallel)
 	)
@@ -203,6 +208,12 @@ func (e *engine) run(ctx context.Context, targets iter.Seq[Target], sink func(Ou
 		}
 		if !out.OK() {
 			sum.Reasons[out.Code]++
+			if hosts := sum.Hosts[out.Code]; len(hosts) < FirstHosts {
+				sum.Hosts[out.Code] = append(hosts, out.Target.String())
+			}
+		}
+		if len(out.Warnings) > 0 {
+			sum.Warned++
 		}
 		sink(out)
 	}
