@@ -21,6 +21,7 @@ type arguments struct {
 	parallel            int
 	timeout             time.Duration
 	ignoreLogonFailures bool
+	dryRun              bool
 	progress            string // auto, plain or none
 	json                bool
 	lang                amtinit.Lang // "" if not given
@@ -152,6 +153,34 @@ var options = []option{
 		a.version = true
 		return nil
 	}},
+}
+
+// again is the command line that does the same with one more option.
+func (a arguments) again(option string) string {
+	words := []string{"dcmamtin", "/f", a.file}
+	switch {
+	case a.host != "":
+		words = []string{"dcmamtin", "/H", a.host}
+	case a.address.IsValid():
+		words = []string{"dcmamtin", "/I", a.address.String()}
+	}
+	if a.config != "" {
+		words = append(words, "--config", a.config)
+	}
+	if a.parallel != amtinit.DefaultParallel {
+		words = append(words, "--parallel", strconv.Itoa(a.parallel))
+	}
+	if a.timeout != amtinit.DefaultTimeout {
+		words = append(words, "--timeout", a.timeout.String())
+	}
+	if a.ignoreLogonFailures {
+		words = append(words, "--ignore-logon-failures")
+	}
+	words = append(words, option)
+	for i, w := range words {
+		words[i] = quoted(runtime.GOOS, w)
+	}
+	return strings.Join(words, " ")
 }
 
 func optionNamed(name string) *option {

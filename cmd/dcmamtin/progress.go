@@ -26,7 +26,6 @@ const (
 
 	unknownWidth = 80 // columns of what is no terminal
 	leastWidth   = 20 // a terminal with fewer columns gets plain lines instead of the bar
-	widestText   = 120
 	leastBar     = 10 // columns of the bar itself; without them it is left out
 	widestBar    = 50
 )

@@ -4,28 +4,56 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"samehost/internal/amtinit"
 )
 
 // report writes the results to standard output: one line per target, then the summary. What came from a file or
 // from firmware passes amtinit.Printable before it gets here or on the way out.
+//
+// To a file or a pipe each target is one line that says everything. On a terminal the lines are wrapped, and remedies stand
+// only in the summary's table, once per reason.
 type report struct {
-	w    io.Writer
-	json bool
-	lang amtinit.Lang
-	err  error // the first one; what follows is not written
+	w       io.Writer
+	columns func() int // of the terminal that w is; 0 if it is none
+	now     func() time.Time
+	began   time.Time
+	arguments
+
+	finished int // targets of this run
+	warnings map[string]*warned
+	err      error // the first one; what follows is not written
+}
+
+// warned counts the targets that carry one warning.
+type warned struct {
+	amtinit.Warning
+	count int
+	hosts []string // the first ones
 }
 
 func newReport(a arguments, s *screen) *report {
-	return &report{w: s.results(), json: a.json, lang: a.lang}
+	return &report{
+		w:         s.results(),
+		columns:   func() int { return widthOf(s.stdout) },
+		now:       time.Now,
+		began:     time.Now(),
+		arguments: a,
+		warnings:  make(map[string]*warned),
+	}
 }
 
 const (
-	maxShown      = 64  // characters of a name in a line
-	maxShownError = 400 // of a detail
+	maxShown       = 64  // characters of a name in a line
+	maxShownError  = 400 // of a detail
+	maxEnterprises = 8   // a device has four places
+
+	widestText = 100 // columns; longer lines are hard to read
+	leastTable = 60  // columns that a table with three columns needs
 )
 
 // targetJSON is a line of --json. Field names never change their meaning; docs/operations/dcmamtin.en.md has them.
@@ -50,6 +78,28 @@ type targetJSON struct {
 	Version      string   `json:"amt_version,omitempty"`
 	PlatformGUID string   `json:"platform_guid,omitempty"`
 	Milliseconds int64    `json:"milliseconds"`
+
+	Warnings []warningJSON `json:"warnings,omitempty"`
+	DryRun   bool          `json:"dry_run,omitempty"`
+	WouldDo  []string      `json:"would_do,omitempty"`
+	Findings *findingsJSON `json:"findings,omitempty"` // in a dry run
+}
+
+type warningJSON struct {
+	ID     string `json:"message_id"`
+	Cause  string `json:"cause"`
+	Remedy string `json:"remedy"`
+}
+
+// findingsJSON is what a dry run found out: yes, no or unknown.
+type findingsJSON struct {
+	Reachable   amtinit.Answer `json:"reachable"`
+	AMT         amtinit.Answer `json:"amt"`
+	LetsIn      amtinit.Answer `json:"lets_in"`
+	Storage     amtinit.Answer `json:"storage"`
+	Initialized amtinit.Answer `json:"initialized"`
+	Room        amtinit.Answer `json:"room"`
+	Enterprises []string       `json:"enterprises"`
 }
 
 // summaryJSON is the last line of --json.
@@ -63,9 +113,16 @@ type summaryJSON struct {
 		Reasons     map[amtinit.Code]int `json:"reasons"`
 		ExitCode    int                  `json:"exit_code"`
 		Log         string               `json:"log"`
+
+		Hosts           map[amtinit.Code][]string `json:"hosts"`    // the first of each reason
+		Warnings        map[string]int            `json:"warnings"` // targets by message ID
+		Milliseconds    int64                     `json:"milliseconds"`
+		DryRun          bool                      `json:"dry_run,omitempty"`
+		WouldInitialize int                       `json:"would_initialize,omitempty"`
 	} `json:"summary"`
 }
 
+// done lists what the target's memory got, in a dry run what it would get.
 func done(o amtinit.Outcome) []string {
 	list := []string{}
 	if !o.OK() {
@@ -95,34 +152,117 @@ func address(o amtinit.Outcome) string {
 }
 
 func (r *report) target(o amtinit.Outcome) {
+	r.finished++
+	for _, w := range o.Warnings {
+		if r.warnings[w.ID] == nil {
+			r.warnings[w.ID] = &warned{Warning: w}
+		}
+		seen := r.warnings[w.ID]
+		if seen.count++; len(seen.hosts) < amtinit.FirstHosts {
+			seen.hosts = append(seen.hosts, o.Target.String())
+		}
+	}
 	if r.json {
 		r.targetJSON(o)
 		return
 	}
+	width := r.columns()
+	text := r.targetText(o, width == 0)
+	if width > 0 {
+		text = hanging("", 2, text, min(width, widestText))
+	}
+	r.line(text)
+}
+
+// targetText is everything about a target in one line; without the remedies if they follow in the summary anyway.
+func (r *report) targetText(o amtinit.Outcome, remedies bool) string {
 	var b strings.Builder
 	b.WriteString(amtinit.Printable(o.Target.String(), maxShown))
 	if a := address(o); a != "" && a != o.Target.String() {
 		fmt.Fprintf(&b, " (%s)", a)
 	}
 	b.WriteString(": ")
+	message := func(mark amtinit.Text, id string, cause amtinit.Text, detail string, remedy amtinit.Text) {
+		fmt.Fprintf(&b, "%s %s %s", mark.In(r.lang), id, cause.In(r.lang))
+		if detail != "" {
+			fmt.Fprintf(&b, " [%s]", amtinit.Printable(detail, maxShownError))
+		}
+		if remedies {
+			fmt.Fprintf(&b, " %s %s", textRemedy.In(r.lang), remedy.In(r.lang))
+		}
+	}
 	switch {
 	case !o.OK():
-		reason := amtinit.ReasonOf(o.Code)
-		fmt.Fprintf(&b, "%s %s %s ", textFailed.In(r.lang), reason.ID, reason.Cause.In(r.lang))
-		if o.Err != nil {
-			fmt.Fprintf(&b, "[%s] ", amtinit.Printable(o.Err.Error(), maxShownError))
+		mark, detail := textFailed, ""
+		if r.dryRun {
+			mark = textWouldFail
 		}
-		fmt.Fprintf(&b, "%s %s", textRemedy.In(r.lang), reason.Remedy.In(r.lang))
+		if o.Err != nil {
+			detail = o.Err.Error()
+		}
+		reason := amtinit.ReasonOf(o.Code)
+		message(mark, reason.ID, reason.Cause, detail, reason.Remedy)
 	case o.Result.AlreadyInitialized():
 		b.WriteString(textAlready.In(r.lang))
 	default:
-		var did []string
-		for _, d := range done(o) {
-			did = append(did, textDone[d].In(r.lang))
+		did, texts := textInitialized, textDone
+		if r.dryRun {
+			did, texts = textWouldInitialize, textWouldDo
 		}
-		fmt.Fprintf(&b, "%s (%s)", textInitialized.In(r.lang), strings.Join(did, ", "))
+		var list []string
+		for _, d := range done(o) {
+			list = append(list, texts[d].In(r.lang))
+		}
+		fmt.Fprintf(&b, "%s (%s)", did.In(r.lang), strings.Join(list, ", "))
 	}
-	r.line(b.String())
+	if r.dryRun {
+		if found := r.findings(o); found != "" {
+			b.WriteString(" | " + found)
+		}
+	}
+	for _, w := range o.Warnings {
+		b.WriteString(" | ")
+		message(textWarning, w.ID, w.Cause, "", w.Remedy)
+	}
+	return b.String()
+}
+
+// findings is what a dry run found out about a target, as far as it came.
+func (r *report) findings(o amtinit.Outcome) string {
+	f := o.Findings()
+	var parts []string
+	for _, q := range []struct {
+		question amtinit.Text
+		answer   amtinit.Answer
+	}{
+		{textReachable, f.Reachable}, {textSpeaksAMT, f.AMT}, {textLetsIn, f.LetsIn},
+		{textHas3PDS, f.Storage}, {textIsInitialized, f.Initialized}, {textHasRoom, f.Room},
+	} {
+		if q.answer == amtinit.Yes || q.answer == amtinit.No {
+			parts = append(parts, fmt.Sprintf(q.question.In(r.lang), textAnswer[q.answer].In(r.lang)))
+		}
+	}
+	if v := o.Result.About.Version; v != "" {
+		parts = append(parts, fmt.Sprintf(textVersion.In(r.lang), amtinit.Printable(v, maxShown)))
+	}
+	text := strings.Join(parts, ", ")
+	if len(f.Enterprises) > 0 {
+		names := make([]string, 0, len(f.Enterprises))
+		for _, e := range f.Enterprises[:min(len(f.Enterprises), maxEnterprises)] {
+			names = append(names, `"`+amtinit.Printable(e, maxShown)+`"`)
+		}
+		text += " | " + fmt.Sprintf(textEnterprises.In(r.lang), r.list(names, len(f.Enterprises)))
+	}
+	return text
+}
+
+// list joins the first few of so many names.
+func (r *report) list(first []string, of int) string {
+	text := strings.Join(first, textComma.In(r.lang))
+	if more := of - len(first); more > 0 {
+		text += fmt.Sprintf(textMore.In(r.lang), more)
+	}
+	return text
 }
 
 func (r *report) targetJSON(o amtinit.Outcome) {
@@ -133,6 +273,7 @@ func (r *report) targetJSON(o amtinit.Outcome) {
 		TLS:          o.TLS,
 		OK:           o.OK(),
 		Done:         done(o),
+		DryRun:       r.dryRun,
 		Version:      amtinit.Printable(o.Result.About.Version, maxShown),
 		PlatformGUID: amtinit.Printable(o.Result.About.PlatformGUID, maxShown),
 		Milliseconds: o.Took.Milliseconds(),
@@ -152,33 +293,145 @@ func (r *report) targetJSON(o amtinit.Outcome) {
 			line.Detail = amtinit.Printable(o.Err.Error(), maxShownError)
 		}
 	}
+	for _, w := range o.Warnings {
+		line.Warnings = append(line.Warnings, warningJSON{w.ID, w.Cause.In(r.lang), w.Remedy.In(r.lang)})
+	}
+	if r.dryRun {
+		f := o.Findings()
+		line.Done, line.WouldDo = []string{}, line.Done
+		line.Findings = &findingsJSON{f.Reachable, f.AMT, f.LetsIn, f.Storage, f.Initialized, f.Room, []string{}}
+		for _, e := range f.Enterprises {
+			line.Findings.Enterprises = append(line.Findings.Enterprises, amtinit.Printable(e, maxShown))
+		}
+	}
 	r.object(line)
 }
 
+// summary ends the report of a run over so many targets: the reasons and what to do about them, the totals, and how the
+// targets that failed are tried again.
 func (r *report) summary(s amtinit.Summary, targets, exit int, log string) {
+	took := r.now().Sub(r.began)
 	untried := targets - s.OK - s.Failed
 	if r.json {
-		var line summaryJSON
-		line.Summary.Targets, line.Summary.Initialized, line.Summary.Already = targets, s.OK, s.Already
-		line.Summary.Failed, line.Summary.NotTried = s.Failed, untried
-		line.Summary.Reasons, line.Summary.ExitCode, line.Summary.Log = s.Reasons, exit, log
-		r.object(line)
+		r.summaryJSON(s, targets, exit, log, took)
 		return
 	}
+	width := r.columns()
+	if width == 0 {
+		width = unknownWidth
+	}
+	width = min(width, widestText)
+
+	heading := textReasons
+	if r.dryRun {
+		heading = textReasonsDry
+	}
+	r.table(width, heading, r.reasonRows(s))
+	r.table(width, textWarnings, r.warningRows())
+
 	r.line("")
-	r.line(fmt.Sprintf(textSummary.In(r.lang), targets, s.OK, s.Already, s.Failed, untried))
-	codes := make([]amtinit.Code, 0, len(s.Reasons))
-	for _, reason := range amtinit.Reasons() {
-		if s.Reasons[reason.Code] > 0 {
-			codes = append(codes, reason.Code)
+	totals := fmt.Sprintf(textSummary.In(r.lang), targets, s.OK, s.Already, s.Failed, untried)
+	if r.dryRun {
+		totals = fmt.Sprintf(textSummaryDry.In(r.lang), targets, s.Already, s.OK-s.Already, s.Failed, untried)
+	}
+	r.fitted(width, totals)
+	if s.Warned > 0 {
+		r.fitted(width, fmt.Sprintf(textWarned.In(r.lang), s.Warned))
+	}
+	if seconds := took.Seconds(); seconds > 0 {
+		r.fitted(width, fmt.Sprintf(textTook.In(r.lang), duration(took, r.lang), rateText(float64(r.finished)/seconds)))
+	}
+	// Paths and commands are not broken: they are there to be copied.
+	r.line(fmt.Sprintf(textLogAt.In(r.lang), exit, log))
+	if s.Failed+s.NotTried > 0 && s.OK+s.Failed+s.NotTried == targets && s.Reasons[amtinit.Interrupted] == 0 && r.file != "" && !r.dryRun && optionNamed("--retry-failed") != nil {
+		r.line(textRetry.In(r.lang))
+		r.line("  " + r.again("--retry-failed"))
+	}
+}
+
+func (r *report) summaryJSON(s amtinit.Summary, targets, exit int, log string, took time.Duration) {
+	var line summaryJSON
+	sum := &line.Summary
+	sum.Targets, sum.Initialized, sum.Already = targets, s.OK, s.Already
+	sum.Failed, sum.NotTried = s.Failed, targets-s.OK-s.Failed
+	sum.Reasons, sum.ExitCode, sum.Log = s.Reasons, exit, log
+	sum.Milliseconds = took.Milliseconds()
+	sum.Hosts = make(map[amtinit.Code][]string)
+	for code, hosts := range s.Hosts {
+		for _, h := range hosts {
+			sum.Hosts[code] = append(sum.Hosts[code], amtinit.Printable(h, maxShownError))
 		}
 	}
-	slices.SortStableFunc(codes, func(a, b amtinit.Code) int { return s.Reasons[b] - s.Reasons[a] })
-	for _, c := range codes {
-		reason := amtinit.ReasonOf(c)
-		r.line(fmt.Sprintf("%6d  %s  %s", s.Reasons[c], reason.ID, reason.Cause.In(r.lang)))
+	sum.Warnings = make(map[string]int)
+	for id, w := range r.warnings {
+		sum.Warnings[id] = w.count
 	}
-	r.line(fmt.Sprintf(textLogAt.In(r.lang), exit, log))
+	if r.dryRun {
+		sum.DryRun, sum.Initialized, sum.WouldInitialize = true, s.Already, s.OK-s.Already
+	}
+	r.object(line)
+}
+
+// row is one message of a table, with how often it came and where.
+type row struct {
+	count         int
+	id            string
+	cause, remedy amtinit.Text
+	hosts         []string
+}
+
+func (r *report) reasonRows(s amtinit.Summary) (rows []row) {
+	for _, reason := range amtinit.Reasons() {
+		if n := s.Reasons[reason.Code]; n > 0 {
+			rows = append(rows, row{n, reason.ID, reason.Cause, reason.Remedy, s.Hosts[reason.Code]})
+		}
+	}
+	return rows
+}
+
+func (r *report) warningRows() (rows []row) {
+	for _, id := range slices.Sorted(maps.Keys(r.warnings)) {
+		w := r.warnings[id]
+		rows = append(rows, row{w.count, id, w.Cause, w.Remedy, w.hosts})
+	}
+	return rows
+}
+
+// table writes the rows under a heading, the most frequent first; nothing if there are none. A terminal that is too narrow
+// for columns gets the text below number and message ID.
+func (r *report) table(width int, heading amtinit.Text, rows []row) {
+	if len(rows) == 0 {
+		return
+	}
+	slices.SortStableFunc(rows, func(a, b row) int { return b.count - a.count })
+	r.line("")
+	r.fitted(width, heading.In(r.lang))
+	for _, row := range rows {
+		hosts := make([]string, 0, len(row.hosts))
+		for _, h := range row.hosts {
+			hosts = append(hosts, amtinit.Printable(h, maxShown))
+		}
+		head := fmt.Sprintf("%6d  %s  ", row.count, row.id)
+		indent := columns(head)
+		if width < leastTable {
+			r.line(strings.TrimRight(head, " "))
+			head, indent = "  ", 2
+		}
+		r.line(hanging(head, indent, row.cause.In(r.lang), width))
+		blank := strings.Repeat(" ", indent)
+		r.line(hanging(blank, indent, textRemedy.In(r.lang)+" "+row.remedy.In(r.lang), width))
+		if len(hosts) > 0 {
+			r.line(hanging(blank, indent, textHosts.In(r.lang)+" "+r.list(hosts, row.count), width))
+		}
+	}
+}
+
+// fitted writes a line, broken for the columns of a terminal if that is where it goes.
+func (r *report) fitted(width int, text string) {
+	if r.columns() > 0 {
+		text = hanging("", 2, text, width)
+	}
+	r.line(text)
 }
 
 func (r *report) object(v any) {

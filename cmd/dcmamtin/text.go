@@ -111,13 +111,48 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 	textSummary     = amtinit.Text{
 		EN: "Targets: %d, initialized %d (%d of them already before), failed %d, not tried %d",
 		JA: "実行先%d台: 成功%d台(うち初期設定済み%d台)、失敗%d台、未実行%d台"}
-	textLogAt = amtinit.Text{EN: "Exit code %d. Log: %s", JA: "リターンコード%d。ログ: %s"}
+	textSummaryDry = amtinit.Text{
+		EN: "Targets: %d, initialized already %d, would be initialized %d, would fail %d, not tried %d (dry run: nothing was changed)",
+		JA: "実行先%d台: 初期設定済み%d台、初期設定が必要%d台、失敗の見込み%d台、未実行%d台(確認だけを行い、何も変更していません)"}
+	textReasons    = amtinit.Text{EN: "Why targets failed:", JA: "失敗の要因:"}
+	textReasonsDry = amtinit.Text{EN: "Why targets would fail:", JA: "失敗が見込まれる要因:"}
+	textWarnings   = amtinit.Text{EN: "Warnings:", JA: "警告:"}
+	textHosts      = amtinit.Text{EN: "Hosts:", JA: "実行先:"}
+	textComma      = amtinit.Text{EN: ", ", JA: "、"}
+	textMore       = amtinit.Text{EN: " and %d more", JA: "、ほか%d台"}
+	textWarned     = amtinit.Text{EN: "With a warning: %d", JA: "警告あり: %d台"}
+	textTook       = amtinit.Text{EN: "Time: %s, %s targets per second", JA: "所要時間: %s、毎秒%s台"}
+	textLogAt      = amtinit.Text{EN: "Exit code %d. Log: %s", JA: "リターンコード%d。ログ: %s"}
+	textRetry      = amtinit.Text{EN: "To try only those that failed again:", JA: "失敗した実行先だけを再実行するコマンド:"}
+
+	textWouldInitialize = amtinit.Text{EN: "would be initialized", JA: "初期設定が必要です"}
+	textWouldFail       = amtinit.Text{EN: "would FAIL", JA: "失敗の見込み"}
+	textWarning         = amtinit.Text{EN: "Warning:", JA: "警告:"}
+
+	// What a dry run finds out, and how it is answered.
+	textReachable     = amtinit.Text{EN: "reachable: %s", JA: "接続: %s"}
+	textSpeaksAMT     = amtinit.Text{EN: "AMT: %s", JA: "AMT: %s"}
+	textLetsIn        = amtinit.Text{EN: "log-on: %s", JA: "ログオン: %s"}
+	textHas3PDS       = amtinit.Text{EN: "3PDS: %s", JA: "3PDS: %s"}
+	textIsInitialized = amtinit.Text{EN: "initialized: %s", JA: "初期設定済み: %s"}
+	textHasRoom       = amtinit.Text{EN: "room: %s", JA: "空き: %s"}
+	textVersion       = amtinit.Text{EN: "version %s", JA: "バージョン%s"}
+	textEnterprises   = amtinit.Text{EN: "enterprises: %s", JA: "エンタープライズ: %s"}
+	textAnswer        = map[amtinit.Answer]amtinit.Text{
+		amtinit.Yes: {EN: "yes", JA: "はい"},
+		amtinit.No:  {EN: "no", JA: "いいえ"},
+	}
 
 	// What the firmware's memory got; keys are those of the JSON output.
 	textDone = map[string]amtinit.Text{
 		"enterprise-added":    {EN: "enterprise entry added", JA: "エンタープライズを登録"},
 		"allocation-added":    {EN: "allocation entry added", JA: "割り当てエントリを登録"},
 		"allocation-enlarged": {EN: "allocation entry enlarged", JA: "割り当てエントリを拡張"},
+	}
+	textWouldDo = map[string]amtinit.Text{
+		"enterprise-added":    {EN: "add the enterprise entry", JA: "エンタープライズを登録"},
+		"allocation-added":    {EN: "add the allocation entry", JA: "割り当てエントリを登録"},
+		"allocation-enlarged": {EN: "enlarge the allocation entry", JA: "割り当てエントリを拡張"},
 	}
 )
 
