@@ -3,21 +3,19 @@ package sysconfig
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
-
-	"golang.org/x/text/encoding/japanese"
 )
 
 // Read yields the hosts of a file from its beginning, one at a time, so that files of any size take the same memory.
 //
-// A line that is wrong yields a *SyntaxError; a caller that goes on gets the following lines. Any other error (the
-// encoding, a line or a file too long, the reader's own) is the last thing yielded.
+// What is wrong with the text yields a *SyntaxError. After a wrong line, a caller that goes on gets the following
+// lines; where the text itself cannot be read (no character of the encoding, a NUL, a line too long), the error is
+// the last thing yielded, and so is any other (a file too long, the reader's own).
 //
 // The encoding is found out in a pass of its own: a byte order mark says UTF-8 or UTF-16; without one, a file that
 // is UTF-8 throughout is UTF-8, and any other is Shift_JIS as Windows has it (CP932), of which every byte must be
@@ -56,8 +54,6 @@ type lines struct {
 	raw    []byte
 }
 
-var errUTF16 = errors.New("NUL bytes: this is no text, or UTF-16 without its byte order mark; save it as UTF-8")
-
 // newLines finds out the encoding and goes back to the beginning of the text.
 func newLines(r io.ReadSeeker) (*lines, error) {
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
@@ -80,15 +76,12 @@ func newLines(r io.ReadSeeker) (*lines, error) {
 		skip, l.unit, l.name, l.big = 2, 2, "UTF-16", true
 		l.decode = l.decodeUTF16
 	}
-	size, notUTF8, err := survey(br, maxFile, l.unit == 1)
+	notUTF8, err := survey(br, maxFile, skip == 0)
 	if err != nil {
 		return nil, err
 	}
-	if l.unit == 2 && size%2 != 0 {
-		return nil, errors.New("half a character at the end of the UTF-16 text: the file is cut")
-	}
-	if skip == 0 && notUTF8 != "" {
-		l.name, l.decode = "Shift_JIS (nor is "+notUTF8+" one in UTF-8)", decodeShiftJIS
+	if notUTF8 != "" {
+		l.name, l.decode = "Shift_JIS ("+notUTF8+" is none in UTF-8)", decodeShiftJIS
 	}
 	if _, err := r.Seek(skip, io.SeekStart); err != nil {
 		return nil, err
@@ -98,23 +91,21 @@ func newLines(r io.ReadSeeker) (*lines, error) {
 	return l, nil
 }
 
-// survey reads to the end, and says how many bytes there are and, if they are not UTF-8, the first place where.
-func survey(r io.Reader, limit int64, bytewise bool) (size int64, notUTF8 string, err error) {
+// survey reads to the end, and says, if asked for, the first place that is not UTF-8; "" if there is none.
+func survey(r io.Reader, limit int64, judge bool) (notUTF8 string, err error) {
 	buf := make([]byte, 32<<10)
 	held := 0 // bytes of a character that the next read completes
+	size := int64(0)
 	line, column := 1, 1
 	for {
 		n, err := r.Read(buf[held:])
 		size += int64(n)
 		if size > limit {
-			return 0, "", fmt.Errorf("more than %d MiB: this is no system configuration information file", limit>>20)
+			return "", fmt.Errorf("more than %d MiB: this is no system configuration information file", limit>>20)
 		}
 		b := buf[:held+n]
 		held = 0
-		if bytewise && bytes.IndexByte(b, 0) >= 0 {
-			return 0, "", errUTF16
-		}
-		if !bytewise || notUTF8 != "" {
+		if !judge || notUTF8 != "" {
 			b = nil
 		}
 		if utf8.Valid(b) { // nearly always, and quickly
@@ -122,7 +113,7 @@ func survey(r io.Reader, limit int64, bytewise bool) (size int64, notUTF8 string
 				line, column = line+bytes.Count(b, []byte{'\n'}), 1
 				b = b[i+1:]
 			}
-			column += len(b)
+			column += utf8.RuneCount(b)
 			b = nil
 		}
 		for notUTF8 == "" && len(b) > 0 {
@@ -132,18 +123,18 @@ func survey(r io.Reader, limit int64, bytewise bool) (size int64, notUTF8 string
 					held = copy(buf, b)
 					break
 				}
-				notUTF8 = fmt.Sprintf("line %d, byte %d", line, column)
+				notUTF8 = fmt.Sprintf("line %d, column %d", line, column)
 			}
-			if column += width; c == '\n' {
+			if column++; c == '\n' {
 				line, column = line+1, 1
 			}
 			b = b[width:]
 		}
 		if err == io.EOF {
-			return size, notUTF8, nil
+			return notUTF8, nil
 		}
 		if err != nil {
-			return 0, "", err
+			return "", err
 		}
 	}
 }
@@ -151,13 +142,12 @@ func survey(r io.Reader, limit int64, bytewise bool) (size int64, notUTF8 string
 // next is the next line, decoded, without its end. io.EOF after the last.
 func (l *lines) next() (string, error) {
 	l.raw = l.raw[:0]
-	ended := false
-	for !ended {
+	// No line of maxLine bytes in UTF-8 takes more in the other encodings. What is above leaves room for the line's end.
+	over := func() bool { return len(l.raw) > (maxLine+8)*l.unit }
+	for ended := false; !ended && !over(); {
 		chunk, err := l.r.ReadSlice('\n')
 		l.raw = append(l.raw, chunk...)
 		switch {
-		case len(l.raw) > maxLine*l.unit:
-			return "", fmt.Errorf("line %d: longer than %d characters", l.line+1, maxLine)
 		case err == bufio.ErrBufferFull:
 		case err == io.EOF:
 			if len(l.raw) == 0 {
@@ -171,26 +161,55 @@ func (l *lines) next() (string, error) {
 		default: // 0x0A may be half of a UTF-16 unit
 			if !l.big && len(l.raw)%2 == 1 {
 				c, err := l.r.ReadByte()
-				if err != nil {
+				if err == nil {
+					l.raw = append(l.raw, c)
+				} else if err != io.EOF {
 					return "", err
 				}
-				l.raw = append(l.raw, c)
-				ended = c == 0
+				ended = err == io.EOF || c == 0
 			} else if l.big && len(l.raw)%2 == 0 {
 				ended = l.raw[len(l.raw)-2] == 0
 			}
 		}
 	}
 	l.line++
+	if i := bytes.IndexByte(l.raw, 0); i >= 0 && l.unit == 1 {
+		before, _ := l.decode(l.raw[:i])
+		return "", l.errorAfter(before, "text, in UTF-16 only after a byte order mark", "a NUL; save the file as UTF-8")
+	}
 	text, bad := l.decode(l.raw)
 	if bad >= 0 {
-		return "", fmt.Errorf("line %d, byte %d: not a character in %s; save the file as UTF-8", l.line, bad+1, l.name)
+		text, _ = l.decode(l.raw[:bad])
 	}
-	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
-	if text == "\x1a" { // the end mark of DOS editors
-		text = ""
+	whole := strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+	if strings.HasSuffix(whole, "\x1a") { // what DOS ends a file with
+		if _, err := l.r.Peek(1); err == io.EOF {
+			whole = strings.TrimRight(whole, "\x1a")
+		}
 	}
-	return text, nil
+	if len(whole) > maxLine {
+		fits := maxLine
+		for !utf8.RuneStart(whole[fits]) {
+			fits--
+		}
+		return "", l.errorAfter(whole[:fits], fmt.Sprintf("the end of the line after at most %d bytes", maxLine), quote(whole[fits:]))
+	}
+	if bad >= 0 {
+		found := fmt.Sprintf("the byte 0x%02X", l.raw[bad])
+		switch {
+		case l.unit == 2 && bad == len(l.raw)-1:
+			found = "half a character at the end of the file: it is cut"
+		case l.unit == 2:
+			found = "half of a surrogate pair"
+		}
+		return "", l.errorAfter(text, "a character in "+l.name, found+"; save the file as UTF-8")
+	}
+	return whole, nil
+}
+
+// errorAfter places an error behind what could be read of the line.
+func (l *lines) errorAfter(text, expected, found string) error {
+	return &SyntaxError{l.line, utf8.RuneCountInString(text) + 1, expected, found}
 }
 
 // The decoders return the offset of the first byte that is no character, or -1.
@@ -214,7 +233,10 @@ func (l *lines) decodeUTF16(raw []byte) (string, int) {
 		}
 		return rune(raw[i+1])<<8 | rune(raw[i])
 	}
-	for i := 0; i+1 < len(raw); i += 2 {
+	for i := 0; i < len(raw); i += 2 {
+		if i+1 == len(raw) {
+			return "", i
+		}
 		c := unit(i)
 		if utf16.IsSurrogate(c) {
 			if i+3 >= len(raw) {
@@ -228,28 +250,4 @@ func (l *lines) decodeUTF16(raw []byte) (string, int) {
 		b.WriteRune(c)
 	}
 	return b.String(), -1
-}
-
-func decodeShiftJIS(raw []byte) (string, int) {
-	out, err := japanese.ShiftJIS.NewDecoder().Bytes(raw)
-	if err != nil {
-		return "", 0
-	}
-	text := string(out)
-	if !strings.ContainsRune(text, utf8.RuneError) {
-		return text, -1
-	}
-	// CP932 has no U+FFFD, so each is a byte that could not be read. Find the first: every character before it is
-	// of one byte, or of two if the first is a lead byte.
-	at := 0
-	for _, c := range text {
-		if c == utf8.RuneError {
-			break
-		}
-		if lead := raw[at]; lead >= 0x81 && lead <= 0x9F || lead >= 0xE0 && lead <= 0xFC {
-			at++
-		}
-		at++
-	}
-	return "", at
 }

@@ -31,7 +31,7 @@ const DateLayout = "2006/01/02 15:04:05"
 
 // Bounds. A line past maxLine or a file past maxFile is an error, so that a wrong file costs little.
 const (
-	maxLine = 8 << 10   // bytes after decoding; the longest comment of the product family is far below
+	maxLine = 8 << 10   // bytes in UTF-8, without the line's end; the longest comment of the product family is far below
 	maxFile = 256 << 20 // bytes; more than a million hosts
 	maxName = 255       // bytes, as DNS has it
 	maxHID  = 64        // bytes; the width of the manual's database column for host IDs (Guide, appendix C.71)
@@ -63,7 +63,8 @@ func (e Entry) Target() bool {
 	if e.Type != "" {
 		return e.Type != Manager
 	}
-	if !e.Address.IsValid() || e.Address.IsUnspecified() || e.Address.IsMulticast() || e.Address == broadcast {
+	a := e.Address.Unmap().WithZone("")
+	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a == broadcast {
 		return false
 	}
 	if loopbackName(e.Name) {
@@ -90,7 +91,7 @@ func loopbackName(name string) bool {
 		name == "localhost4.localdomain4" || name == "localhost6.localdomain6"
 }
 
-// SyntaxError says what is wrong with a line. Line and Column count from 1, columns in characters.
+// SyntaxError says what is wrong with a text, and where. Line and Column count from 1, columns in characters.
 type SyntaxError struct {
 	Line, Column    int
 	Expected, Found string
@@ -117,9 +118,10 @@ const blanks = " \t"
 
 // parser goes through one line.
 type parser struct {
-	line int
-	text string
-	pos  int // in bytes
+	line  int
+	text  string
+	pos   int // in bytes
+	grown int // by how many bytes it is longer when it is written as Write does it
 }
 
 func (p *parser) errorAt(pos int, expected, found string) error {
@@ -179,16 +181,14 @@ func parseLine(line int, text string) (e Entry, ok bool, err error) {
 	if e.Address, err = netip.ParseAddr(word); err != nil {
 		return Entry{}, false, p.errorAt(start, "an IP address, or ' or # before a comment", word)
 	}
+	p.grown = len(e.Address.String()) - len(word)
 	start, e.Name = p.word()
 	if err := p.name(start, e.Name); err != nil {
 		return Entry{}, false, err
 	}
 	for {
 		start, word = p.word()
-		if word == "" {
-			return e, true, nil
-		}
-		if strings.Contains(word, "=") {
+		if word == "" || strings.Contains(word, "=") {
 			break
 		}
 		if err := p.name(start, word); err != nil {
@@ -196,9 +196,13 @@ func parseLine(line int, text string) (e Entry, ok bool, err error) {
 		}
 		e.Aliases = append(e.Aliases, word)
 	}
-	p.pos = start
-	if err := p.operands(&e); err != nil {
-		return Entry{}, false, err
+	if p.pos = start; word != "" {
+		if err := p.operands(&e); err != nil {
+			return Entry{}, false, err
+		}
+	}
+	if len(p.text)+p.grown > maxLine { // what is read can be written
+		return Entry{}, false, p.errorAt(0, fmt.Sprintf("a line of at most %d bytes with address and DATE in full", maxLine), p.text)
 	}
 	return e, true, nil
 }
@@ -258,6 +262,7 @@ func (p *parser) operands(e *Entry) error {
 			if why != "" {
 				return p.errorAt(at, why, value)
 			}
+			p.grown += len(v) - len(value)
 			e.set(k, v)
 		}
 		if end == len(p.text) {
@@ -330,7 +335,7 @@ func normalize(key, v string) (value, expected string) {
 		}
 	case "DATE":
 		t, err := time.Parse("2006/1/2 15:4:5", v)
-		if err != nil || t.Year() < 1 {
+		if err != nil || t.Year() < 1 || strings.Contains(v, ".") { // Parse takes fractions of a second unasked
 			return "", "a date as 2025/04/01 09:00:00"
 		}
 		return t.Format(DateLayout), ""

@@ -2,15 +2,12 @@ package sysconfig
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"golang.org/x/text/encoding/japanese"
 )
 
 // Encoding is what a file is written in.
@@ -37,9 +34,32 @@ func ParseEncoding(name string) (Encoding, error) {
 // bytes could be either (half-width katakana in pairs) is still read as what it is.
 const shiftJISHead = "# システム構成情報ファイル (Shift_JIS)"
 
+// FieldError says which part of an entry cannot be written so that it comes back, and why.
+type FieldError struct {
+	Host  string // the entry's name, or its address
+	Field string // FieldAddress, FieldName, FieldAlias, FieldLine, or the operand's key
+	Value string
+	Err   error
+}
+
+// The fields of a FieldError that are no operands.
+const (
+	FieldAddress = "IP address"
+	FieldName    = "host name"
+	FieldAlias   = "alias"
+	FieldLine    = "line" // all of it: it is too long
+)
+
+func (e *FieldError) Error() string {
+	return fmt.Sprintf("host %s: %s: %v", quote(e.Host), e.Field, e.Err)
+}
+
+// Unwrap returns the reason without host and field.
+func (e *FieldError) Unwrap() error { return e.Err }
+
 // Write writes one line per entry; Read returns the same entries, apart from Line. A value that cannot be written so
-// that it comes back (a line end, a comma outside the comment, a character that the encoding lacks) is an error that
-// names the host and the field; what was written until then is then incomplete, so write to a temporary file.
+// that it comes back (a line end, a comma outside the comment, a character that the encoding lacks) is a *FieldError;
+// what was written until then is then incomplete, so write to a temporary file.
 func Write(w io.Writer, entries iter.Seq[Entry], enc Encoding) error {
 	bw := bufio.NewWriter(w)
 	end := "\n"
@@ -54,11 +74,7 @@ func Write(w io.Writer, entries iter.Seq[Entry], enc Encoding) error {
 	for e := range entries {
 		line, err := format(e, enc)
 		if err != nil {
-			name := e.Name
-			if name == "" {
-				name = e.Address.String()
-			}
-			return fmt.Errorf("host %s: %w", quote(name), err)
+			return err
 		}
 		bw.WriteString(line)
 		if _, err := bw.WriteString(end); err != nil {
@@ -69,18 +85,27 @@ func Write(w io.Writer, entries iter.Seq[Entry], enc Encoding) error {
 }
 
 func format(e Entry, enc Encoding) (string, error) {
+	fail := func(field, value, why string, args ...any) (string, error) {
+		host := e.Name
+		if host == "" {
+			host = e.Address.String()
+		}
+		return "", &FieldError{host, field, value, fmt.Errorf(why, args...)}
+	}
 	if !e.Address.IsValid() {
-		return "", errors.New("IP address: missing; every line begins with one")
+		return fail(FieldAddress, "", "missing; every line begins with one")
 	}
 	var b strings.Builder
-	add := func(field, before, text string) error {
+	length := 0 // in UTF-8, as a reader counts
+	add := func(before, text string) error {
 		if err := writable(text); err != nil {
-			return fmt.Errorf("%s: %w", field, err)
+			return err
 		}
+		length += len(before) + len(text)
 		if enc == ShiftJIS {
 			t, err := toShiftJIS(text)
 			if err != nil {
-				return fmt.Errorf("%s: %w", field, err)
+				return err
 			}
 			text = t
 		}
@@ -88,27 +113,28 @@ func format(e Entry, enc Encoding) (string, error) {
 		b.WriteString(text)
 		return nil
 	}
+	address := e.Address.String()
 	if zone := e.Address.Zone(); strings.ContainsAny(zone, blanks+"#") {
-		return "", fmt.Errorf("IP address: the zone %s holds a blank or #", quote(zone))
+		return fail(FieldAddress, address, "the zone %s holds a blank or #", quote(zone))
 	}
-	if err := add("IP address", "", e.Address.String()); err != nil {
-		return "", err
+	if err := add("", address); err != nil {
+		return fail(FieldAddress, address, "%w", err)
 	}
 	for i, name := range append([]string{e.Name}, e.Aliases...) {
-		field := "host name"
+		field := FieldName
 		if i > 0 {
-			field = "alias"
+			field = FieldAlias
 		}
 		if why := badName(name); why != "" || strings.ContainsAny(name, blanks+"#") {
-			return "", fmt.Errorf("%s: %s is none; it must be at most %d bytes without blanks and without = , # \\", field, quote(name), maxName)
+			return fail(field, name, "%s is none; it must be at most %d bytes without blanks and without = , # \\", quote(name), maxName)
 		}
-		if err := add(field, " ", name); err != nil {
-			return "", err
+		if err := add(" ", name); err != nil {
+			return fail(field, name, "%w", err)
 		}
 	}
 	before := " "
 	operand := func(key, value string) error {
-		err := add(key, before+key+"=", value)
+		err := add(before+key+"=", value)
 		before = ","
 		return err
 	}
@@ -116,13 +142,13 @@ func format(e Entry, enc Encoding) (string, error) {
 		if key == "COMMENT" {
 			for _, o := range e.Unknown {
 				if badKey(o.Key) || knownKey(o.Key) != "" {
-					return "", fmt.Errorf("operand %s: not a key for an operand of another program", quote(o.Key))
+					return fail("operand "+quote(o.Key), o.Value, "not a key for an operand of another program")
 				}
 				if strings.ContainsRune(o.Value, ',') {
-					return "", fmt.Errorf("%s: holds a comma, which ends it", o.Key)
+					return fail(o.Key, o.Value, "holds a comma, which ends it")
 				}
 				if err := operand(o.Key, o.Value); err != nil {
-					return "", err
+					return fail(o.Key, o.Value, "%w", err)
 				}
 			}
 		}
@@ -131,23 +157,23 @@ func format(e Entry, enc Encoding) (string, error) {
 			continue
 		}
 		if n, expected := normalize(key, v); expected != "" {
-			return "", fmt.Errorf("%s: %s is not %s", key, quote(v), expected)
+			return fail(key, v, "%s is not %s", quote(v), expected)
 		} else if n != v {
-			return "", fmt.Errorf("%s: %s must be written %s", key, quote(v), quote(n))
+			return fail(key, v, "%s must be written %s", quote(v), quote(n))
 		}
 		if key == "COMMENT" {
 			if commentEnd(v, 0) != len(v) {
-				return "", fmt.Errorf("COMMENT: %s holds what begins the next operand", quote(v))
+				return fail(key, v, "%s holds what begins the next operand", quote(v))
 			}
 		} else if strings.ContainsRune(v, ',') {
-			return "", fmt.Errorf("%s: holds a comma, which ends it", key)
+			return fail(key, v, "holds a comma, which ends it")
 		}
 		if err := operand(key, v); err != nil {
-			return "", err
+			return fail(key, v, "%w", err)
 		}
 	}
-	if b.Len() > maxLine-2 {
-		return "", fmt.Errorf("line: longer than %d bytes", maxLine-2)
+	if length > maxLine {
+		return fail(FieldLine, "", "longer than %d bytes", maxLine)
 	}
 	return b.String(), nil
 }
@@ -166,26 +192,4 @@ func writable(text string) error {
 		}
 	}
 	return nil
-}
-
-// toShiftJIS converts text, and refuses what would come back as another character: the encoder writes the yen sign
-// as a backslash, for one.
-func toShiftJIS(text string) (string, error) {
-	encoder, decoder := japanese.ShiftJIS.NewEncoder(), japanese.ShiftJIS.NewDecoder()
-	if out, err := encoder.String(text); err == nil {
-		if back, err := decoder.String(out); err == nil && back == text && !strings.ContainsRune(text, utf8.RuneError) {
-			return out, nil
-		}
-	}
-	for _, r := range text {
-		out, err := japanese.ShiftJIS.NewEncoder().String(string(r))
-		if err == nil {
-			back, err := japanese.ShiftJIS.NewDecoder().String(out)
-			if err == nil && back == string(r) && r != utf8.RuneError {
-				continue
-			}
-		}
-		return "", fmt.Errorf("the character %q (%U) does not exist in Shift_JIS; write the file as UTF-8", r, r)
-	}
-	return "", fmt.Errorf("%s cannot be written in Shift_JIS; write the file as UTF-8", quote(text))
 }
