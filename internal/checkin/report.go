@@ -60,7 +60,7 @@ type Report struct {
 	Replaced     []string      `json:"replaced,omitempty"` // Replacement statements, JWS by the old record's key
 	Done         []string      `json:"done,omitempty"`     // IDs of orders carried out
 
-	// Placeholders names the manager's list of placeholder values that this client goes by: PlaceholderList.Digest; ""
+	// Placeholders names the manager's list of placeholder values that this client goes by: hardware.Placeholders.Digest; ""
 	// while it has none.
 	Placeholders string `json:"placeholders,omitempty"`
 }
@@ -103,8 +103,13 @@ type Observation struct {
 	Kind   string    `json:"kind"`
 	Mine   hostid.ID `json:"mine,omitzero"`
 	Other  hostid.ID `json:"other,omitzero"`
+	Order  string    `json:"order,omitempty"` // ObservedOrderFailed: the order's ID
 	Detail string    `json:"detail,omitzero"`
 }
+
+// ObservedOrderFailed is the kind of an observation that an order cannot be carried out: Order is its ID, Other the
+// host ID it names, Detail why. The report that is accepted first with it is the last one to carry it.
+const ObservedOrderFailed = "order-failed"
 
 // Replacement is the statement that a host ID takes the place of another whose record was readable, signed by the
 // old record's key (typ "samehost/replaced/1"). It is durable before the old record is overwritten and stands in
@@ -128,7 +133,8 @@ type Reply struct {
 	Provisional bool          `json:"provisional,omitzero"` // the manager has an open conflict about this host
 
 	// Placeholders is the manager's list of values that prove nothing, in the form that hardware.ParsePlaceholders
-	// reads; it comes where the report named another list, "" where it need not.
+	// reads, at most hardware.MaxPlaceholderList bytes; it comes where the report named another list, "" where it need
+	// not. A list that became empty is a comment (hardware.Placeholders.String).
 	Placeholders string `json:"placeholders,omitempty"`
 
 	// Raw is the signed form, as stored and sent again.

@@ -337,11 +337,13 @@ func (r *Report) texts(f func(s *string, limit int)) {
 	}
 	for i := range r.Observations {
 		f(&r.Observations[i].Kind, maxName)
+		f(&r.Observations[i].Order, maxName)
 		f(&r.Observations[i].Detail, maxText)
 	}
 	for i := range r.Done {
 		f(&r.Done[i], maxName)
 	}
+	f(&r.Placeholders, maxName)
 	f((*string)(&r.Origin), maxName)
 	f((*string)(&r.EpochBy), maxName)
 	for _, s := range []*string{&r.Facts.SystemUUID, &r.Facts.SystemSerial, &r.Facts.BoardSerial, &r.Facts.ChassisSerial, &r.Facts.TPMEKSHA256} {

@@ -1,9 +1,8 @@
 package hardware
 
 import (
-	"bufio"
+	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -134,41 +133,73 @@ type Placeholders []placeholder
 
 type placeholder struct{ kind, pattern string }
 
-// maxPlaceholders bounds a list; each value is compared with each line.
-const maxPlaceholders = 10_000
+// MaxPlaceholderList is how many bytes a list may have: a manager hands it out in one reply.
+const MaxPlaceholderList = 64 << 10
 
-// ParsePlaceholders reads a list: per line a kind (uuid, serial or mac), a blank, and the value; '*' in it stands for
-// any characters. Case and the number of blanks do not count. Empty lines and lines that begin with '#' are skipped.
+// ParsePlaceholders reads a list of at most MaxPlaceholderList bytes: per line a kind (uuid, serial or mac), a blank,
+// and the value; '*' in it stands for any characters. Case and the number of blanks do not count, nor how a whole UUID
+// or MAC address is spelled. Empty lines and lines that begin with '#' are skipped.
 func ParsePlaceholders(r io.Reader) (Placeholders, error) {
 	var out Placeholders
-	s := bufio.NewScanner(r)
-	for line := 1; s.Scan(); line++ {
-		text := strings.TrimSpace(s.Text())
+	b, err := io.ReadAll(io.LimitReader(r, MaxPlaceholderList+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > MaxPlaceholderList {
+		return nil, fmt.Errorf("more than %d KiB: shorten the list, with '*' where values begin alike", MaxPlaceholderList>>10)
+	}
+	line := 0
+	for text := range strings.Lines(string(b)) {
+		line++
+		text = strings.TrimSpace(text)
 		if text == "" || text[0] == '#' {
 			continue
 		}
 		kind, pattern, _ := strings.Cut(text, " ")
 		pattern = normalizeSerial(pattern)
-		if kind == "mac" {
+		switch kind {
+		case "uuid":
+			if u, ok := NormalizeUUID(pattern); ok {
+				pattern = strings.ToUpper(u)
+			}
+		case "mac":
+			if m, ok := normalizeMAC(pattern); ok {
+				pattern = m
+			}
 			pattern = strings.ReplaceAll(pattern, ":", "-")
-		}
-		if !slices.Contains([]string{"uuid", "serial", "mac"}, kind) {
+		case "serial":
+		default:
 			return nil, fmt.Errorf("line %d: %q is no kind of value; write uuid, serial or mac before the value", line, printable(kind))
 		}
 		if strings.Trim(pattern, "* ") == "" {
 			return nil, fmt.Errorf("line %d: a placeholder for every %s; write the value that proves nothing", line, kind)
 		}
-		if len(out) == maxPlaceholders {
-			return nil, fmt.Errorf("line %d: more than %d placeholders", line, maxPlaceholders)
-		}
 		out = append(out, placeholder{kind, pattern})
 	}
-	if err := s.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return nil, errors.New("a line of more than 64 KiB: this is no list of placeholders")
-	} else if err != nil {
-		return nil, err
-	}
 	return out, nil
+}
+
+// String is the list in its one spelling, as ParsePlaceholders reads it: a line for each value, sorted, none twice. The
+// empty list is a comment, so that it can be told from no list at all.
+func (p Placeholders) String() string {
+	lines := make([]string, 0, len(p))
+	for _, x := range p {
+		lines = append(lines, x.kind+" "+x.pattern+"\n")
+	}
+	slices.Sort(lines)
+	if len(lines) == 0 {
+		return "# none\n"
+	}
+	return strings.Join(slices.Compact(lines), "")
+}
+
+// Digest names the list, however it was written: SHA-256 of String in lower-case hex; "" for the empty list.
+func (p Placeholders) Digest() string {
+	if len(p) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(p.String()))
+	return hex.EncodeToString(sum[:])
 }
 
 // match compares a normalised value in upper case.

@@ -196,7 +196,8 @@ func TestExtraPlaceholders(t *testing.T) {
 		"\nserials X": `line 2: "serials" is no kind of value; write uuid, serial or mac before the value`,
 		"serial":      "line 1: a placeholder for every serial; write the value that proves nothing",
 		"mac **":      "line 1: a placeholder for every mac; write the value that proves nothing",
-		strings.Repeat("serial x\n", maxPlaceholders+1): "line 10001: more than 10000 placeholders",
+		strings.Repeat("serial 1234567\n", MaxPlaceholderList/15+1): "more than 64 KiB: shorten the list, with '*' where values begin alike",
+		"serial " + strings.Repeat("x", MaxPlaceholderList):         "more than 64 KiB: shorten the list, with '*' where values begin alike",
 	} {
 		if _, err := ParsePlaceholders(strings.NewReader(text)); err == nil || err.Error() != want {
 			t.Errorf("%.20q: got %v, want %s", text, err, want)
@@ -216,6 +217,36 @@ func TestGlob(t *testing.T) {
 		if got := glob(c.pattern, c.s); got != c.want {
 			t.Errorf("glob(%q, %q) = %v", c.pattern, c.s, got)
 		}
+	}
+}
+
+// A list has one spelling and one digest, however it was written.
+func TestPlaceholderListHasOneSpelling(t *testing.T) {
+	t.Parallel()
+	const want = "mac 00-11-22-*\nmac 00-11-22-33-44-55\nserial SAMPLE *-LOT\nuuid 55E3AE13-BFD2-61BB-17A0-88AEDD7037EA\n"
+	for _, text := range []string{
+		want,
+		"# seen\n\nuuid {55e3ae13-bfd2-61bb-17a0-88aedd7037ea}\r\nserial  sample   *-lot\nmac 00:11:22:*\nmac 001122334455",
+		"serial SAMPLE *-LOT\nserial sample *-lot\nmac 00-11-22-33-44-55\nmac 00-11-22-*\nuuid 55e3ae13bfd261bb17a088aedd7037ea\nmac 00:11:22:33:44:55\n",
+	} {
+		p, err := ParsePlaceholders(strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.String(); got != want {
+			t.Errorf("%q is %q, want %q", text, got, want)
+		}
+		// From sha256sum over the four lines: managers of all versions must agree with clients of all versions.
+		if got := p.Digest(); got != "5547f0da003f694ed16ef04d2c803318382658f5a925aa3d1af2b00a364245d9" {
+			t.Errorf("digest %s", got)
+		}
+	}
+	p, err := ParsePlaceholders(strings.NewReader("# nothing\n"))
+	if err != nil || p.Digest() != "" || p.String() == "" {
+		t.Errorf("empty list: digest %q, text %q, %v", p.Digest(), p.String(), err)
+	}
+	if again, err := ParsePlaceholders(strings.NewReader(p.String())); err != nil || len(again) != 0 {
+		t.Errorf("the empty list's text gives %v, %v", again, err)
 	}
 }
 
