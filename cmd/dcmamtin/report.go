@@ -15,8 +15,8 @@ import (
 // report writes the results to standard output: one line per target, then the summary. What came from a file or
 // from firmware passes amtinit.Printable before it gets here or on the way out.
 //
-// To a file or a pipe each target is one line that says everything. On a terminal the lines are wrapped, and remedies stand
-// only in the summary's table, once per reason.
+// To a file or a pipe each target is one line that says everything. On a terminal the lines are wrapped, and those of many
+// targets are brief: the remedies stand in the summary's table, once per reason, and the details in the log.
 type report struct {
 	w       io.Writer
 	columns func() int // of the terminal that w is; 0 if it is none
@@ -167,15 +167,15 @@ func (r *report) target(o amtinit.Outcome) {
 		return
 	}
 	width := r.columns()
-	text := r.targetText(o, width == 0)
+	text := r.targetText(o, width > 0 && r.file != "")
 	if width > 0 {
 		text = hanging("", 2, text, min(width, widestText))
 	}
 	r.line(text)
 }
 
-// targetText is everything about a target in one line; without the remedies if they follow in the summary anyway.
-func (r *report) targetText(o amtinit.Outcome, remedies bool) string {
+// targetText is everything about a target in one line; if brief, without what follows in the summary or stands in the log.
+func (r *report) targetText(o amtinit.Outcome, brief bool) string {
 	var b strings.Builder
 	b.WriteString(amtinit.Printable(o.Target.String(), maxShown))
 	if a := address(o); a != "" && a != o.Target.String() {
@@ -184,12 +184,13 @@ func (r *report) targetText(o amtinit.Outcome, remedies bool) string {
 	b.WriteString(": ")
 	message := func(mark amtinit.Text, id string, cause amtinit.Text, detail string, remedy amtinit.Text) {
 		fmt.Fprintf(&b, "%s %s %s", mark.In(r.lang), id, cause.In(r.lang))
+		if brief {
+			return
+		}
 		if detail != "" {
 			fmt.Fprintf(&b, " [%s]", amtinit.Printable(detail, maxShownError))
 		}
-		if remedies {
-			fmt.Fprintf(&b, " %s %s", textRemedy.In(r.lang), remedy.In(r.lang))
-		}
+		fmt.Fprintf(&b, " %s %s", textRemedy.In(r.lang), remedy.In(r.lang))
 	}
 	switch {
 	case !o.OK():
@@ -213,7 +214,10 @@ func (r *report) targetText(o amtinit.Outcome, remedies bool) string {
 		for _, d := range done(o) {
 			list = append(list, texts[d].In(r.lang))
 		}
-		fmt.Fprintf(&b, "%s (%s)", did.In(r.lang), strings.Join(list, ", "))
+		b.WriteString(did.In(r.lang))
+		if !brief || r.dryRun {
+			fmt.Fprintf(&b, " (%s)", strings.Join(list, textComma.In(r.lang)))
+		}
 	}
 	if r.dryRun {
 		if found := r.findings(o); found != "" {
