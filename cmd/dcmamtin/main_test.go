@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/text/width"
 )
 
 // simulator is the amtsim program, built once: the scripts run both programs as processes.
@@ -92,7 +94,7 @@ func TestFileThatChangesUnderneath(t *testing.T) {
 	}
 }
 
-// Each script has a second octet of its own in 127.0.0.0/8, from 40 to 48: port 16992 can then be probed without
+// Each script has addresses of its own in 127.0.0.0/8 (40 to 48, 125): port 16992 can then be probed without
 // meeting the devices of another.
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -108,21 +110,28 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "own-address" {
+			switch cond {
+			case "own-address":
 				return ownAddress() != "", nil
+			case "root":
+				return os.Geteuid() == 0, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"sim":         simCommand,
+			"cause":       causeCommand,
 			"webserver":   webserverCommand,
 			"exits":       exitsCommand,
 			"interrupt":   interruptCommand,
 			"nobodyreads": nobodyReadsCommand,
 			"lines":       linesCommand,
 			"refusals":    refusalsCommand,
+			"screen":      screenCommand,
 			"certificate": certificateCommand,
 			"pinned":      pinnedCommand,
+
+			"unprivileged": unprivilegedCommand,
 		},
 	})
 }
@@ -174,9 +183,18 @@ func webserverCommand(ts *testscript.TestScript, neg bool, args []string) {
 
 // exitsCommand runs dcmamtin and wants exactly that exit code: exits CODE ARG...
 func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
-	want, err := strconv.Atoi(args[0])
+	wantExit(ts, args[0], "dcmamtin", args[1:])
+}
+
+// unprivilegedCommand is exitsCommand for a superuser who lacks the privilege to read and write every file.
+func unprivilegedCommand(ts *testscript.TestScript, neg bool, args []string) {
+	wantExit(ts, args[0], "setpriv", append([]string{"--bounding-set=-dac_override,-dac_read_search", "dcmamtin"}, args[1:]...))
+}
+
+func wantExit(ts *testscript.TestScript, code, program string, args []string) {
+	want, err := strconv.Atoi(code)
 	ts.Check(err)
-	err = ts.Exec("dcmamtin", args[1:]...)
+	err = ts.Exec(program, args...)
 	got := 0
 	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
 		got = failed.ExitCode()
@@ -193,38 +211,56 @@ func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// interruptCommand runs dcmamtin, sends it SIGINT once its output has a text, and wants an exit code within thirty
-// seconds: interrupt CODE TEXT ARG...
+// interruptCommand runs dcmamtin, sends it SIGINT once its output has a text, and wants an exit code within a minute. With
+// -twice it sends another when the first was heard. What was said is in interrupted.out and interrupted.err:
+// interrupt [-twice] CODE TEXT ARG...
 func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
+	twice := args[0] == "-twice"
+	if twice {
+		args = args[1:]
+	}
 	path, err := lookPath(ts.Getenv("PATH"), "dcmamtin")
 	ts.Check(err)
 	c := exec.Command(path, args[2:]...)
+	c.Args[0] = "dcmamtin"
 	c.Dir = ts.MkAbs(".")
 	c.Env = append(os.Environ(), "LANG=C", "AMT_PASSWORD="+ts.Getenv("AMT_PASSWORD"), "PATH="+ts.Getenv("PATH"))
-	var stderr strings.Builder
-	c.Stderr = &stderr
-	out, err := c.StdoutPipe()
+	stderr, err := c.StderrPipe()
+	ts.Check(err)
+	stdout, err := c.StdoutPipe()
 	ts.Check(err)
 	ts.Check(c.Start())
-	kill := time.AfterFunc(30*time.Second, func() { c.Process.Kill() })
+	kill := time.AfterFunc(time.Minute, func() { c.Process.Kill() })
 	defer kill.Stop()
-	sent := false
-	var stdout strings.Builder
-	for s := bufio.NewScanner(out); s.Scan(); {
-		fmt.Fprintln(&stdout, s.Text())
-		if !sent && strings.Contains(s.Text(), args[1]) {
-			ts.Check(c.Process.Signal(syscall.SIGINT))
-			sent = true
+	// read signals at the first line that has the text, and returns what there was.
+	read := func(r io.Reader, text string) (said string, sent bool) {
+		for s := bufio.NewScanner(r); s.Scan(); {
+			said += s.Text() + "\n"
+			if !sent && text != "" && strings.Contains(s.Text(), text) {
+				sent = c.Process.Signal(syscall.SIGINT) == nil
+			}
 		}
+		return said, sent
 	}
+	again := ""
+	if twice {
+		again = "interrupted: nothing further begins"
+	}
+	errors, sentAgain := make(chan string, 1), false
+	go func() {
+		said, sent := read(stderr, again)
+		sentAgain = sent
+		errors <- said
+	}()
+	out, sent := read(stdout, args[1])
+	problems := <-errors
 	c.Wait()
-	ts.Logf("[stdout]\n%s[stderr]\n%s", stdout.String(), stderr.String())
-	if got := fmt.Sprint(c.ProcessState.ExitCode()); got != args[0] || !sent {
-		ts.Fatalf("exit code %s, want %s; interrupted: %v", got, args[0], sent)
+	ts.Logf("[stdout]\n%s[stderr]\n%s", out, problems)
+	if got := fmt.Sprint(c.ProcessState.ExitCode()); got != args[0] || !sent || sentAgain != twice {
+		ts.Fatalf("exit code %s, want %s; interrupted: %v, again: %v", got, args[0], sent, sentAgain)
 	}
-	if !strings.Contains(stderr.String(), "targets are not done") {
-		ts.Fatalf("standard error does not say what is not done")
-	}
+	ts.Check(os.WriteFile(ts.MkAbs("interrupted.out"), []byte(out), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("interrupted.err"), []byte(problems), 0o600))
 }
 
 // nobodyReadsCommand runs dcmamtin with a standard output that nobody reads any more, and wants an exit code: nobodyreads
@@ -305,6 +341,26 @@ func refusalsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if refused != want {
 		ts.Fatalf("%d devices saw a failed log-on, want %d", refused, want)
+	}
+}
+
+// screenCommand wants a text to fit one screen of 24 lines and 80 columns: screen FILE
+func screenCommand(ts *testscript.TestScript, neg bool, args []string) {
+	lines := strings.Split(strings.TrimSuffix(ts.ReadFile(args[0]), "\n"), "\n")
+	if len(lines) > 24 {
+		ts.Fatalf("%d lines", len(lines))
+	}
+	for _, line := range lines {
+		columns := 0
+		for _, r := range line {
+			columns++
+			if k := width.LookupRune(r).Kind(); k == width.EastAsianWide || k == width.EastAsianFullwidth {
+				columns++
+			}
+		}
+		if columns > 80 {
+			ts.Fatalf("%d columns: %s", columns, line)
+		}
 	}
 }
 
