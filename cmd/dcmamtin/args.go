@@ -22,6 +22,8 @@ type arguments struct {
 	timeout             time.Duration
 	ignoreLogonFailures bool
 	dryRun              bool
+	resume              bool
+	retryFailed         bool
 	progress            string // auto, plain or none
 	json                bool
 	lang                amtinit.Lang // "" if not given
@@ -126,6 +128,18 @@ var options = []option{
 		a.ignoreLogonFailures = true
 		return nil
 	}},
+	{name: "--dry-run", takesNone: true, set: func(a *arguments, _ string) error {
+		a.dryRun = true
+		return nil
+	}},
+	{name: "--resume", takesNone: true, set: func(a *arguments, _ string) error {
+		a.resume = true
+		return nil
+	}},
+	{name: "--retry-failed", takesNone: true, set: func(a *arguments, _ string) error {
+		a.retryFailed = true
+		return nil
+	}},
 	{name: "--progress", set: func(a *arguments, v string) error {
 		if v != "auto" && v != "plain" && v != "none" {
 			return badArgument("--progress: \"%s\" is not auto, plain or none",
@@ -155,7 +169,8 @@ var options = []option{
 	}},
 }
 
-// again is the command line that does the same with one more option.
+// again is the command line that does the same with one more option, or with none; --resume, --retry-failed and --dry-run are
+// not taken over.
 func (a arguments) again(option string) string {
 	words := []string{"dcmamtin", "/f", a.file}
 	switch {
@@ -176,11 +191,32 @@ func (a arguments) again(option string) string {
 	if a.ignoreLogonFailures {
 		words = append(words, "--ignore-logon-failures")
 	}
-	words = append(words, option)
+	if a.progress != "auto" {
+		words = append(words, "--progress", a.progress)
+	}
+	if a.json {
+		words = append(words, "--json")
+	}
+	if option != "" {
+		words = append(words, option)
+	}
 	for i, w := range words {
 		words[i] = quoted(runtime.GOOS, w)
 	}
 	return strings.Join(words, " ")
+}
+
+// mode is what a run does, as DCMAMT.LOG and the journal call it.
+func (a arguments) mode() string {
+	switch {
+	case a.dryRun:
+		return "dry-run"
+	case a.resume:
+		return "resume"
+	case a.retryFailed:
+		return "retry-failed"
+	}
+	return "all"
 }
 
 func optionNamed(name string) *option {
@@ -219,6 +255,9 @@ func parseArguments(args []string) (a arguments, err error) {
 	case n > 1:
 		return a, badArgument("/f, /H and /I exclude each other: give exactly one of them",
 			"/f、/H、/Iは同時に指定できません。どれか一つだけを指定してください")
+	case a.resume && a.retryFailed:
+		return a, badArgument("--resume and --retry-failed exclude each other: give one of them",
+			"--resumeと--retry-failedは同時に指定できません。どちらか一つだけを指定してください")
 	}
 	return a, nil
 }

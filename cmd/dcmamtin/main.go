@@ -18,16 +18,13 @@ import (
 	"iter"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"samehost/internal/amtinit"
 	"samehost/internal/config"
-	"samehost/internal/sysconfig"
 	"samehost/internal/wsman"
 )
 
@@ -41,14 +38,8 @@ const (
 	exitAll       = 31
 )
 
-const (
-	// grace is how long an interrupt waits for what is in flight: most devices answer within it, and initializing
-	// twice is harmless for the others.
-	grace = 5 * time.Second
-)
-
 func main() {
-	signal.Ignore(syscall.SIGPIPE) // a reader of our output that ends early is exit code 12, not a death by signal
+	ignoreSignals()
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -68,11 +59,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if bad, ok := errors.AsType[*argumentError](err); ok {
 		return c.complain(&problem{exitArguments, bad.text})
 	}
+	ctx, end := c.watchSignals()
+	defer end()
+	defer c.close()
 	if p := c.open(); p != nil {
 		return c.complain(p)
 	}
-	defer c.list.close()
-	return c.work()
+	return c.work(ctx)
 }
 
 func printed(_ int, err error) int {
@@ -95,6 +88,28 @@ type command struct {
 	configFile string
 	log        *amtinit.Log
 	options    amtinit.Options
+
+	journals *amtinit.Journals // nil in a dry run
+	journal  *amtinit.Journal  // nil if nothing is to be written
+	past     *amtinit.PastRun  // what this run goes on with
+	tally    *tally
+	planned  int // targets of this run: those that it does not leave as an earlier one finished them
+
+	stopped         atomic.Bool  // no further target
+	begun, answered atomic.Int64 // targets that the engine took, and gave back
+}
+
+// close gives back what open took, as far as that came.
+func (c *command) close() {
+	if c.list != nil {
+		c.list.close()
+	}
+	if c.journal != nil {
+		c.journal.Close()
+	}
+	if c.journals != nil {
+		c.journals.Close()
+	}
 }
 
 func (c *command) say(text string) { fmt.Fprintln(c.screen.errors(), "dcmamtin: "+text) }
@@ -110,33 +125,36 @@ func (c *command) open() *problem {
 	if p != nil {
 		return p
 	}
-	c.list = list
-	if p := c.configure(); p != nil {
-		list.close()
+	c.list, c.tally = list, newTally()
+	dataDir, p := c.configure()
+	if p != nil {
 		return p
 	}
-	if err := c.log.Start(list.source, list.count); err != nil {
-		list.close()
+	if p := c.openJournal(dataDir); p != nil {
+		return p
+	}
+	if err := c.log.Start(list.source, list.count, c.mode()); err != nil {
 		return newProblem(exitOther, textLog, err, c.configFile)
 	}
 	return nil
 }
 
-func (c *command) configure() *problem {
+// configure reads the configuration and returns the folder of log and journal.
+func (c *command) configure() (dataDir string, p *problem) {
 	path := c.config
 	if path == "" {
 		var err error
 		if path, err = config.FindForDcmamtin(); err != nil {
-			return newProblem(exitOther, textSystem, err)
+			return "", newProblem(exitOther, textSystem, err)
 		}
 	}
 	cfg, err := config.LoadForDcmamtin(path)
 	if err != nil {
-		return newProblem(exitOther, textSystem, err)
+		return "", newProblem(exitOther, textSystem, err)
 	}
 	password, err := cfg.AMT.Password()
 	if err != nil {
-		return newProblem(exitOther, textSystem, fmt.Errorf("%s: %w", path, err))
+		return "", newProblem(exitOther, textSystem, fmt.Errorf("%s: %w", path, err))
 	}
 	c.configFile = path
 	c.options = amtinit.Options{
@@ -148,17 +166,18 @@ func (c *command) configure() *problem {
 		Timeout:             c.timeout,
 		AddressFirst:        cfg.Dcmamtin.Resolve == "file",
 		IgnoreLogonFailures: c.ignoreLogonFailures,
+		DryRun:              c.dryRun,
 	}
 	if cfg.AMT.Port != "auto" {
 		if c.options.Port, err = strconv.Atoi(cfg.AMT.Port); err != nil {
-			return newProblem(exitOther, textSystem, fmt.Errorf("%s: [amt] port: %w", path, err))
+			return "", newProblem(exitOther, textSystem, fmt.Errorf("%s: [amt] port: %w", path, err))
 		}
 	}
 	if c.options.RootCAs, c.options.PinSPKI, err = trust(cfg.AMT); err != nil {
-		return newProblem(exitOther, textSystem, err)
+		return "", newProblem(exitOther, textSystem, err)
 	}
 	if c.options.TLS && c.options.RootCAs == nil && c.options.PinSPKI == nil {
-		return newProblem(exitOther, textNoTrust, path)
+		return "", newProblem(exitOther, textNoTrust, path)
 	}
 	for _, warning := range cfg.AMT.Warnings() {
 		c.say(amtinit.Printable(warning, maxShownError))
@@ -167,11 +186,11 @@ func (c *command) configure() *problem {
 	dir := cfg.DataDir
 	if dir == "" {
 		if dir, err = os.Getwd(); err != nil {
-			return newProblem(exitOther, textSystem, err)
+			return "", newProblem(exitOther, textSystem, err)
 		}
 	}
 	c.log = amtinit.OpenLog(dir, c.lang)
-	return nil
+	return dir, nil
 }
 
 // trust reads what TLS certificates are judged by: a file of CAs, or the pin of a public key.
@@ -197,14 +216,24 @@ func trust(a config.AMT) (*x509.CertPool, []byte, error) {
 	return pool, nil, nil
 }
 
-func (c *command) work() int {
-	ctx, interrupt := c.watchSignals()
-	defer interrupt.end()
-
+func (c *command) work(ctx context.Context) int {
 	var finished, failed atomic.Int64
+	finished.Store(int64(c.tally.sum.OK))
+	if c.resume {
+		finished.Add(int64(c.tally.sum.Failed))
+		failed.Store(int64(c.tally.sum.Failed))
+	}
 	stopProgress := c.showProgress(&finished, &failed)
 	var logErr error
-	sum, err := amtinit.Run(ctx, c.options, c.list.until(&interrupt.wanted), func(o amtinit.Outcome) {
+	done := 0
+	show := func(o amtinit.Outcome) { // one at a time
+		c.tally.record(o.Target.Key(), o.Target.String(), c.tally.verdict(o.Code, o.Result.AlreadyInitialized()))
+		if len(o.Warnings) > 0 {
+			c.tally.sum.Warned++
+		}
+		if o.Code != amtinit.Interrupted {
+			done++
+		}
 		finished.Add(1)
 		if !o.OK() {
 			failed.Add(1)
@@ -217,17 +246,32 @@ func (c *command) work() int {
 		}
 		c.out.target(o)
 		if c.out.err != nil {
-			interrupt.stop()
+			c.stop()
 		}
+	}
+	finish, stopJournal := show, func() error { return nil }
+	if c.journal != nil {
+		c.journal.Start(show, func(error) { c.stop() })
+		finish, stopJournal = c.journal.Finish, c.journal.Stop
+	}
+	_, err := amtinit.Run(ctx, c.options, c.counted(c.list.until(&c.stopped)), func(o amtinit.Outcome) {
+		c.answered.Add(1)
+		finish(o)
 	})
+	journalErr := stopJournal()
 	stopProgress()
 	if err != nil {
 		return c.complain(newProblem(exitOther, textSystem, err))
 	}
 
-	unfinished := c.list.count - sum.OK - sum.Failed - sum.NotTried + sum.Reasons[amtinit.Interrupted]
-	broken := c.out.err != nil || logErr != nil || c.list.err != nil || unfinished > 0
-	exit := exitCode(c.list.count, sum, broken)
+	sum := c.tally.sum
+	unfinished := c.planned - done
+	exit := exitCode(c.list.count, sum, c.out.err != nil || logErr != nil || journalErr != nil || c.list.err != nil || unfinished > 0)
+	if c.journal != nil && journalErr == nil && c.list.err == nil && unfinished == 0 {
+		if journalErr = c.journal.End(exit); journalErr != nil {
+			exit = exitOther
+		}
+	}
 	if err := c.log.End(sum, c.list.count, exit); err != nil && logErr == nil {
 		logErr, exit = err, exitOther
 	}
@@ -239,12 +283,30 @@ func (c *command) work() int {
 	if logErr != nil {
 		c.complain(newProblem(exit, textLog, logErr, c.configFile))
 	}
-	if c.list.err != nil {
+	never := c.list.count - sum.OK - sum.Failed - sum.NotTried
+	switch {
+	case journalErr != nil:
+		c.complain(newProblem(exit, textJournal, journalErr, shellLine(c.goOn())))
+	case c.list.err != nil:
 		c.complain(c.list.err)
-	} else if unfinished > 0 {
-		c.complain(newProblem(exit, textRunAgain, unfinished, c.list.count))
+	case unfinished > 0:
+		c.complain(newProblem(exit, textRunAgain, unfinished, c.list.count, shellLine(c.goOn())))
+	case never > 0:
+		c.complain(newProblem(exit, textNeverFinished, never, c.list.count, shellLine(c.finishRest())))
 	}
 	return exit
+}
+
+// counted counts the targets that begin.
+func (c *command) counted(targets iter.Seq[amtinit.Target]) iter.Seq[amtinit.Target] {
+	return func(yield func(amtinit.Target) bool) {
+		for t := range targets {
+			c.begun.Add(1)
+			if !yield(t) {
+				return
+			}
+		}
+	}
 }
 
 // exitCode judges a run over that many targets. broken: something that is no target's failure went wrong.
@@ -261,136 +323,41 @@ func exitCode(targets int, s amtinit.Summary, broken bool) int {
 	}
 }
 
-// interruption ends a run early: gracefully at first.
-type interruption struct {
-	wanted  atomic.Bool // no further target
-	end     func()
-	signals chan os.Signal
-}
+// stop begins no further target and lets those in flight come to their end.
+func (c *command) stop() { c.stopped.Store(true) }
 
-func (i *interruption) stop() { i.wanted.Store(true) }
-
-// watchSignals stops the run at the first SIGINT, SIGTERM or SIGHUP, and breaks off what is in flight at the second or when
-// the grace is over.
-func (c *command) watchSignals() (context.Context, *interruption) {
+// watchSignals stops the run at the first SIGINT, SIGTERM or SIGHUP, breaks off what is in flight at the second, and ends the
+// process at the third, should a standard output that nobody reads keep it. What was set to be ignored (nohup) stays so.
+func (c *command) watchSignals() (ctx context.Context, end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	i := &interruption{signals: make(chan os.Signal, 2)}
-	i.end = func() {
-		signal.Stop(i.signals)
-		cancel()
+	signals := make(chan os.Signal, 3)
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			signal.Notify(signals, s)
+		}
 	}
-	signal.Notify(i.signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	over := make(chan struct{})
 	go func() {
-		select {
-		case <-i.signals:
-		case <-ctx.Done():
-			return
+		for n := 1; ; n++ {
+			select {
+			case <-signals:
+			case <-over:
+				return
+			}
+			switch n {
+			case 1:
+				c.stop()
+				c.say(newProblem(exitOther, textInterrupted, c.begun.Load()-c.answered.Load(), c.timeout.String()).text.In(c.lang))
+			case 2:
+				cancel()
+			default:
+				os.Exit(exitOther)
+			}
 		}
-		i.stop()
-		c.say(textInterrupted.In(c.lang))
-		select {
-		case <-i.signals:
-		case <-time.After(grace):
-		case <-ctx.Done():
-		}
-		cancel()
 	}()
-	return ctx, i
-}
-
-// targetList is what the command line names: counted beforehand, then walked through.
-type targetList struct {
-	source string // for the log
-	count  int
-	one    amtinit.Target // without a file
-
-	file *os.File // nil without /f
-	err  *problem // what went wrong while walking through; nil if nothing did
-}
-
-// openTargets reads the whole file once, so that a line that is wrong at its end is found before a PC is touched.
-func openTargets(a arguments) (*targetList, *problem) {
-	if a.file == "" {
-		t := amtinit.Target{Host: a.host, Address: a.address}
-		return &targetList{source: t.String(), count: 1, one: t}, nil
-	}
-	// Opening a pipe would wait for its writer, and it could not be read twice.
-	if info, err := os.Stat(a.file); err != nil {
-		return nil, newProblem(exitFile, textCannotOpen, err)
-	} else if !info.Mode().IsRegular() {
-		return nil, newProblem(exitFile, textNotRegular, a.file)
-	}
-	f, err := os.Open(a.file)
-	if err != nil {
-		return nil, newProblem(exitFile, textCannotOpen, err)
-	}
-	l := &targetList{source: filepath.Clean(a.file), file: f}
-	for _, err := range l.targets() {
-		if err != nil {
-			l.close()
-			return nil, newProblem(exitFile, textBadFile, fmt.Errorf("%s: %w", a.file, err))
-		}
-		l.count++
-	}
-	if l.count == 0 {
-		l.close()
-		return nil, newProblem(exitFile, textNoClient, a.file)
-	}
-	return l, nil
-}
-
-func (l *targetList) close() {
-	if l.file != nil {
-		l.file.Close()
-	}
-}
-
-// targets yields the clients and relay systems of the file, each host once, whatever the case of its letters.
-func (l *targetList) targets() iter.Seq2[amtinit.Target, error] {
-	return func(yield func(amtinit.Target, error) bool) {
-		seen := make(map[string]struct{})
-		for e, err := range sysconfig.Read(l.file) {
-			if err != nil {
-				yield(amtinit.Target{}, err)
-				return
-			}
-			key := strings.ToLower(strings.TrimSuffix(e.Name, "."))
-			if _, again := seen[key]; again || !e.Target() {
-				continue
-			}
-			seen[key] = struct{}{}
-			if !yield(amtinit.Target{Host: e.Name, Address: e.Address}, nil) {
-				return
-			}
-		}
-	}
-}
-
-// until yields the targets for the engine and ends early once stop is set. The file was whole when it was counted; if
-// it is not so now, err says that it changed underneath.
-func (l *targetList) until(stop *atomic.Bool) iter.Seq[amtinit.Target] {
-	return func(yield func(amtinit.Target) bool) {
-		if l.file == nil {
-			if !stop.Load() {
-				yield(l.one)
-			}
-			return
-		}
-		n := 0
-		for t, err := range l.targets() {
-			if stop.Load() {
-				return
-			}
-			if n++; err != nil || n > l.count {
-				n = -1
-				break
-			}
-			if !yield(t) {
-				return
-			}
-		}
-		if n != l.count {
-			l.err = newProblem(exitOther, textFileChanged, l.file.Name())
-		}
+	return ctx, func() {
+		signal.Stop(signals)
+		close(over)
+		cancel()
 	}
 }

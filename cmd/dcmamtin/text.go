@@ -12,7 +12,6 @@ import (
 var (
 	textHelp = amtinit.Text{
 		EN: `Usage: dcmamtin {/f FILE | /H HOST | /I ADDRESS} [options]
-
 Initializes the area for the host ID in the AMT nonvolatile memory of PCs.
 Doing it again is harmless.
 
@@ -21,6 +20,9 @@ Doing it again is harmless.
   /H HOST      one PC by its host name, at most 64 single-byte characters
   /I ADDRESS   one PC by its IPv4 or IPv6 address
 
+  --resume                 go on with a run that was broken off
+  --retry-failed           only the PCs that failed in the run before
+  --dry-run                look only, change nothing
   --config FILE            instead of this machine's manager.toml or relay.toml
   --parallel N             PCs worked on at a time (512)
   --timeout TIME           limit for one PC (30s)
@@ -28,15 +30,13 @@ Doing it again is harmless.
   --progress auto|plain|none    --json    --lang en|ja    --version    -h --help
 
 Examples:
-  dcmamtin /H pc0001
   dcmamtin /I 192.0.2.10 --timeout 1m
-  dcmamtin.exe /f "D:\Program Files\Hitachi\NETMDM\DMPRM\NETM.NDD"
+  dcmamtin.exe /f "D:\Program Files\Hitachi\NETMDM\DMPRM\NETM.NDD" --resume
 
 Exit codes: 0 every PC initialized, 1 file, 2 arguments, 12 other error,
 30 at least one PC failed, 31 every PC failed (causes and remedies: DCMAMT.LOG)
 `,
 		JA: `形式: dcmamtin {/f ファイル | /H ホスト名 | /I IPアドレス} [オプション]
-
 PCのAMTの不揮発性メモリに、ホスト識別子を保管するための領域を初期設定します。
 2回実行しても問題ありません。
 
@@ -45,6 +45,9 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
   /H ホスト名    1台のPC。半角64文字以内
   /I IPアドレス  1台のPC。IPv4またはIPv6
 
+  --resume                 中断した実行を続きから再開する
+  --retry-failed           前回の実行で失敗したPCだけに実行する
+  --dry-run                確認だけを行い、何も変更しない
   --config FILE            manager.tomlやrelay.tomlの代わりに使う設定ファイル
   --parallel N             同時に処理するPCの台数(512)
   --timeout TIME           1台当たりの制限時間(30s)
@@ -52,9 +55,8 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
   --progress auto|plain|none    --json    --lang en|ja    --version    -h --help
 
 例:
-  dcmamtin /H pc0001
   dcmamtin /I 192.0.2.10 --timeout 1m
-  dcmamtin.exe /f "D:\Program Files\Hitachi\NETMDM\DMPRM\NETM.NDD"
+  dcmamtin.exe /f "D:\Program Files\Hitachi\NETMDM\DMPRM\NETM.NDD" --resume
 
 リターンコード: 0 すべて成功、1 ファイルの誤り、2 引数の誤り、12 その他、
 30 1台以上で失敗、31 すべてで失敗 (要因と対処はDCMAMT.LOGを参照)
@@ -88,11 +90,47 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 		EN: "standard output cannot be written: %v",
 		JA: "標準出力に書き込めません: %v"}
 	textInterrupted = amtinit.Text{
-		EN: "interrupted: finishing what is in flight; once more breaks it off",
-		JA: "中断します。処理中のPCが終わるのを待っています。もう一度中断すると直ちに打ち切ります"}
+		EN: "interrupted: nothing further begins, %d in flight are finished first (%s each at most); once more breaks off at once",
+		JA: "中断します。新しい実行先の処理は始めません。処理中の%d台が終わるのを待っています(1台当たり最大%s)。もう一度中断すると直ちに打ち切ります"}
 	textRunAgain = amtinit.Text{
-		EN: "interrupted: %d of %d targets are not done; run the command again, doing it twice is harmless",
-		JA: "中断しました。%[2]d台のうち%[1]d台が終わっていません。コマンドを再実行してください。2回実行しても問題ありません"}
+		EN: "interrupted: %d of %d targets are not done; go on with: %s",
+		JA: "中断しました。%[2]d台のうち%[1]d台が終わっていません。次のコマンドで続行してください: %[3]s"}
+	textNeverFinished = amtinit.Text{
+		EN: "%d of %d targets were never finished, and are not done; do them with: %s",
+		JA: "%[2]d台のうち%[1]d台は、まだ一度も処理が終わっていません。次のコマンドで実行してください: %[3]s"}
+	textFolder = amtinit.Text{
+		EN: "%v; make the folder, or name a writable one as data_dir in %s",
+		JA: "ジャーナルを使用できません: %v。フォルダを作成するか、書き込みできるフォルダを%sのdata_dirに指定してください"}
+	textJournal = amtinit.Text{
+		EN: "%v; nothing further was begun, and what is not in the journal is not claimed; see that it can be written, then go on with: %s",
+		JA: "ジャーナルに書き込めません: %v。新しい実行先の処理を中止しました。ジャーナルに記録できなかった結果は出力していません。書き込みできるようにしてから、次のコマンドで続行してください: %s"}
+	textBusy = amtinit.Text{
+		EN: "%v; wait until it has ended, and go on with: %s",
+		JA: "同じ実行先に対する別の実行が進行中です: %v。終了してから、次のコマンドで続行してください: %s"}
+	textFromStart = amtinit.Text{
+		EN: "there is no journal of %s in %s; starting from the beginning",
+		JA: "%sのジャーナルが%sにありません。最初から実行します"}
+	textNoJournal = amtinit.Text{
+		EN: "there is no journal of %s in %s, so nothing is known to have failed; run without it: %s",
+		JA: "%sのジャーナルが%sにないため、失敗した実行先がわかりません。次のコマンドで実行してください: %s"}
+	textBadJournal = amtinit.Text{
+		EN: "%v; begin anew, doing it twice is harmless: %s",
+		JA: "ジャーナルを使用できません: %v。次のコマンドで最初から実行してください。2回実行しても問題ありません: %s"}
+	textNewJournal = amtinit.Text{
+		EN: "%v; use that release, or begin anew, doing it twice is harmless: %s",
+		JA: "新しいリリースのジャーナルです: %v。そのリリースを使用するか、次のコマンドで最初から実行してください。2回実行しても問題ありません: %s"}
+	textOtherFile = amtinit.Text{
+		EN: "%s has changed since the run of %s, no PC was touched; begin anew, doing it twice is harmless: %s",
+		JA: "%sが%sの実行から変更されています(どのPCにも実行していません)。次のコマンドで最初から実行してください。2回実行しても問題ありません: %s"}
+	textGoingOn = amtinit.Text{
+		EN: "going on with the run of %s: %d of %d targets are finished",
+		JA: "%sの実行を再開します: %[3]d台のうち%[2]d台が終了しています"}
+	textRetrying = amtinit.Text{
+		EN: "trying again what failed in the run of %s: %d of %d targets",
+		JA: "%sの実行で失敗した実行先に再実行します: %[3]d台のうち%[2]d台"}
+	textUnreadable = amtinit.Text{
+		EN: "%s: %d lines cannot be read; what they say counts as not done",
+		JA: "%s: 読み取れない行が%d行あります。その行の実行先は、終わっていないものとして扱います"}
 	textProgress = amtinit.Text{
 		EN: "%d of %d targets done, %d failed, %s per second, time left: %s",
 		JA: "%[2]d台中%[1]d台終了、失敗%[3]d台、毎秒%[4]s台、残り時間: %[5]s"}

@@ -70,9 +70,9 @@ func OpenLog(dir string, lang Lang) *Log {
 // Path is the log file's full name.
 func (l *Log) Path() string { return l.path }
 
-// Start writes that a run begins, on what, and for how many targets.
-func (l *Log) Start(source string, targets int) error {
-	return l.write(logStart, field{"source", source}, field{"targets", strconv.Itoa(targets)})
+// Start writes that a run begins, on what, for how many targets, and what it does: all, resume, retry-failed or dry-run.
+func (l *Log) Start(source string, targets int, mode string) error {
+	return l.write(logStart, field{"source", source}, field{"targets", strconv.Itoa(targets)}, field{"mode", mode})
 }
 
 // Failed writes the line of a target that was not initialized, with cause and remedy.
@@ -97,17 +97,18 @@ func (l *Log) Failed(o Outcome) error {
 		field{"reason", string(o.Code)}, field{"status", status}, field{"detail", detail})
 }
 
-// End writes the summary of a run that was meant for so many targets and ends with that exit code.
+// End writes the summary of a run that was meant for so many targets and ends with that exit code. Targets that have no
+// outcome mean that the run was broken off if the exit code is 12, else that it was not about them.
 func (l *Log) End(s Summary, targets, exitCode int) error {
 	m := logAllOK
 	switch {
-	case s.OK+s.Failed+s.NotTried < targets || s.Reasons[Interrupted] > 0:
+	case exitCode == 12 && (s.OK+s.Failed+s.NotTried < targets || s.Reasons[Interrupted] > 0):
 		m = logBroken
 	case s.NotTried > 0:
 		m = logStopped
 	case s.OK == 0:
 		m = logAllBad
-	case s.Failed > 0:
+	case s.OK < targets:
 		m = logSomeBad
 	}
 	return l.write(m, field{"targets", strconv.Itoa(targets)}, field{"initialized", strconv.Itoa(s.OK)},

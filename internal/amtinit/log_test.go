@@ -39,7 +39,7 @@ func writeMany(dir, writer string) error {
 	l := OpenLog(dir, English)
 	l.lines, l.generations = manyLimit, 1000
 	for n := range manyLines {
-		if err := l.Start(fmt.Sprintf("%s-%d", writer, n), 1); err != nil {
+		if err := l.Start(fmt.Sprintf("%s-%d", writer, n), 1, "all"); err != nil {
 			return err
 		}
 	}
@@ -80,7 +80,7 @@ func TestLogWithTwoProcesses(t *testing.T) {
 	}
 
 	// Every line is there once and whole, every full file has exactly its limit, and each writer's lines are in order.
-	line := regexp.MustCompile(`^\S+ \[\d+\] SHAM0001-I source=([ab])-(\d+) targets=1 Initialization of AMT nonvolatile memory started\.$`)
+	line := regexp.MustCompile(`^\S+ \[\d+\] SHAM0001-I source=([ab])-(\d+) targets=1 mode=all Initialization of AMT nonvolatile memory started\.$`)
 	next := map[string]int{}
 	for n := 2*manyLines/manyLimit - 1; n >= 0; n-- {
 		path := filepath.Join(dir, LogName)
@@ -114,7 +114,7 @@ func TestLogKeepsItsGenerations(t *testing.T) {
 		l := OpenLog(dir, English)
 		l.lines, l.generations = 4, 3
 		for range 6 {
-			if err := l.Start("x", 1); err != nil {
+			if err := l.Start("x", 1, "all"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -189,7 +189,7 @@ func TestLogLines(t *testing.T) {
 func TestLogThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "missing")
-	err := OpenLog(dir, English).Start("x", 1)
+	err := OpenLog(dir, English).Start("x", 1, "all")
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), filepath.Join(dir, LogName)) {
 		t.Errorf("Start = %v, want an error that names the log", err)
 	}
