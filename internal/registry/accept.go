@@ -158,6 +158,7 @@ func (t *transaction) settle(v checkin.VerifiedReport, e epoch, p placement, a a
 	if v.Report.Base != (checkin.Digest{}) || !p.tip {
 		return board, nil // a delta says too little, a late report nothing about now
 	}
+	was := a
 	keeps, err := t.keeps(v, e, p, &a)
 	if err != nil {
 		return board, err
@@ -169,8 +170,11 @@ func (t *transaction) settle(v checkin.VerifiedReport, e epoch, p placement, a a
 		}
 	}
 	a.seen = seenIn(v.Report)
-	a.seenHost = v.Report.HostID
-	if err := t.saveAsset(a); err != nil || !changed {
+	a.seenHost, a.seenAt = v.Report.HostID, t.now
+	if err := t.saveAsset(a); err != nil {
+		return board, err
+	}
+	if err := t.renamed(was, a); err != nil || !changed {
 		return board, err
 	}
 	return board, t.sameBoard(v, a, e)
@@ -279,6 +283,7 @@ type asset struct {
 	facts    facts
 	seen     Seen
 	seenHost hostid.ID // zero before the first report
+	seenAt   time.Time // when seen was reported
 }
 
 func (t *transaction) newAsset() (int64, error) {
@@ -287,21 +292,21 @@ func (t *transaction) newAsset() (int64, error) {
 }
 
 func (t *transaction) asset(id int64) (a asset, err error) {
-	var keeper, waiting sql.NullInt64
+	var keeper, waiting, seenAt sql.NullInt64
 	var factsText, seenText, seenHost string
 	a.id = id
-	_, err = t.get(`SELECT keeper, waiting, facts, seen, seen_host FROM assets WHERE id = $1`,
-		[]any{id}, []any{&keeper, &waiting, &factsText, &seenText, &seenHost})
+	_, err = t.get(`SELECT keeper, waiting, facts, seen, seen_host, seen_at FROM assets WHERE id = $1`,
+		[]any{id}, []any{&keeper, &waiting, &factsText, &seenText, &seenHost, &seenAt})
 	if err != nil {
 		return a, err
 	}
-	a.keeper, a.waiting = keeper.Int64, waiting.Int64
+	a.keeper, a.waiting, a.seenAt = keeper.Int64, waiting.Int64, fromNullTime(seenAt)
 	return a, a.decode(factsText, seenText, seenHost)
 }
 
 func (t *transaction) saveAsset(a asset) error {
-	_, err := t.exec(`UPDATE assets SET keeper = $1, waiting = $2, facts = $3, seen = $4, seen_host = $5 WHERE id = $6`,
-		nullID(a.keeper), nullID(a.waiting), toJSON(a.facts), toJSON(a.seen), idText(a.seenHost), a.id)
+	_, err := t.exec(`UPDATE assets SET keeper = $1, waiting = $2, facts = $3, seen = $4, seen_host = $5, seen_at = $6 WHERE id = $7`,
+		nullID(a.keeper), nullID(a.waiting), toJSON(a.facts), toJSON(a.seen), idText(a.seenHost), nullTime(a.seenAt), a.id)
 	return err
 }
 

@@ -22,6 +22,12 @@ const (
 	Silent     State = "silent"
 )
 
+// The states of what is no asset (Unmatched).
+const (
+	Unknown   State = "unknown"   // not checked in yet
+	Ambiguous State = "ambiguous" // several assets may be meant
+)
+
 // Asset is one PC as the registry knows it. The meaning of its JSON names never changes.
 type Asset struct {
 	HostID      hostid.ID   `json:"host_id"`  // the one it last reported under
@@ -32,6 +38,8 @@ type Asset struct {
 	LastCheckin time.Time   `json:"last_checkin"`
 	Conflicts   int         `json:"conflicts"` // open ones
 	Seen        Seen        `json:"last_report"`
+
+	Initialization *Initialization `json:"initialization"` // the last attempt from the network; null: none
 }
 
 // HostDetail is one host ID of an asset.
@@ -56,7 +64,7 @@ type AssetDetail struct {
 }
 
 // One row per host of every asset that has hosts; rows of an asset follow each other.
-const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host,
+const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host, a.seen_at,
 	COALESCE(w.last_received, 0) >= COALESCE(k.last_received, 1) AND a.waiting IS NOT NULL,
 	(SELECT COUNT(*) FROM conflicts c WHERE c.asset_id = a.id AND c.closed IS NULL),
 	h.host_id, h.enrolled, h.replaced_by, h.copy_of, h.token_id, h.last_checkin,
@@ -77,9 +85,9 @@ type assetRow struct {
 func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 	var created int64
 	var factsText, seenText, seenHost, host string
-	var enrolled, last sql.NullInt64
+	var seenAt, enrolled, last sql.NullInt64
 	var replacedBy, copyOf, token sql.NullString
-	err = scan(&r.id, &created, &factsText, &seenText, &seenHost, &r.pending, &r.conflicts,
+	err = scan(&r.id, &created, &factsText, &seenText, &seenHost, &seenAt, &r.pending, &r.conflicts,
 		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Epochs, &r.host.Branches)
 	if err != nil {
 		return r, err
@@ -90,22 +98,25 @@ func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 	if r.host.HostID, err = hostid.ParseID(host); err != nil {
 		return r, err
 	}
-	r.a.id = r.id
+	r.a.id, r.a.seenAt = r.id, fromNullTime(seenAt)
 	return r, r.a.decode(factsText, seenText, seenHost)
 }
 
-func (r *Registry) details(rows []assetRow) []AssetDetail {
+func (r *Registry) details(rows []assetRow, attempts map[int64]lastAttempt) []AssetDetail {
 	now := r.now()
 	var all []AssetDetail
 	for i, row := range rows {
 		if i == 0 || rows[i-1].id != row.id {
-			all = append(all, AssetDetail{
-				Asset: Asset{
-					HostID: row.a.seenHost, Name: row.a.seen.Name, Initialized: row.a.seen.initialized(),
-					Conflicts: row.conflicts, Seen: row.a.seen,
-				},
+			d := AssetDetail{
+				Asset: Asset{HostID: row.a.seenHost, Name: row.a.seen.Name, Conflicts: row.conflicts, Seen: row.a.seen},
 				Facts: hardware.Facts(row.a.facts), Created: row.created, Open: []Conflict{},
-			})
+			}
+			var last *lastAttempt
+			if l, ok := attempts[row.id]; ok {
+				last, d.Initialization = &l, &l.Initialization
+			}
+			d.Initialized = initialized(row.a.seen.initialized(), row.a.seenAt, last)
+			all = append(all, d)
 		}
 		d := &all[len(all)-1]
 		d.Hosts = append(d.Hosts, row.host)
@@ -142,7 +153,11 @@ func (r *Registry) Assets(ctx context.Context) ([]AssetDetail, error) {
 	if err != nil {
 		return nil, fmt.Errorf("assets: %w", err)
 	}
-	return r.details(rows), nil
+	attempts, err := r.lastAttempts(ctx, hostid.ID{})
+	if err != nil {
+		return nil, fmt.Errorf("assets: %w", err)
+	}
+	return r.details(rows, attempts), nil
 }
 
 // Asset returns the asset that a host ID belongs to, an alias included; ErrUnknown if there is none.
@@ -155,7 +170,11 @@ func (r *Registry) Asset(ctx context.Context, id hostid.ID) (AssetDetail, error)
 	if len(rows) == 0 {
 		return AssetDetail{}, fmt.Errorf("host ID %s: %w", id, ErrUnknown)
 	}
-	d := r.details(rows)[0]
+	attempts, err := r.lastAttempts(ctx, id)
+	if err != nil {
+		return AssetDetail{}, fmt.Errorf("asset: %w", err)
+	}
+	d := r.details(rows, attempts)[0]
 	open, err := scanAll(ctx, r.readers, scanConflict, conflictColumns+`WHERE asset_id = $1 AND closed IS NULL ORDER BY id`, rows[0].id)
 	d.Open = append(d.Open, open...)
 	return d, err

@@ -179,8 +179,10 @@ func (t *transaction) merge(from, into int64) (moved []string, err error) {
 	if _, err := t.exec(`UPDATE assets SET merged_into = $1 WHERE id = $2`, into, from); err != nil {
 		return nil, err
 	}
-	if _, err := t.exec(`DELETE FROM board_facts WHERE asset_id = $1`, from); err != nil {
-		return nil, err
+	for _, q := range []string{`DELETE FROM board_facts WHERE asset_id = $1`, `DELETE FROM asset_names WHERE asset_id = $1`} {
+		if _, err := t.exec(q, from); err != nil {
+			return nil, err
+		}
 	}
 	for _, q := range []string{
 		`UPDATE conflicts SET asset_id = $1 WHERE asset_id = $2 AND closed IS NULL`,
@@ -189,6 +191,13 @@ func (t *transaction) merge(from, into int64) (moved []string, err error) {
 		if _, err := t.exec(q, into, from); err != nil {
 			return nil, err
 		}
+	}
+	a, err := t.asset(into)
+	if err == nil {
+		err = t.rematchAsset(into, a.uuid()) // what could not be told between the two
+	}
+	if err != nil {
+		return nil, err
 	}
 	return moved, t.settleSameBoard(into)
 }

@@ -20,7 +20,8 @@ const (
 	noTip = `NOT EXISTS (SELECT 1 FROM branches b WHERE b.id = reports.branch_id AND b.tip = reports.digest)`
 )
 
-// Trim removes what has become old: the text of reports after two days, reports and runs after thirty. History,
+// Trim removes what has become old: the text of reports after two days, reports and runs after thirty, attempts to
+// initialize PCs that never checked in after 400. History,
 // conflicts and what assets know are never trimmed. It is meant to be called every hour or so.
 func (r *Registry) Trim(ctx context.Context) error {
 	now := r.now()
@@ -32,6 +33,7 @@ func (r *Registry) Trim(ctx context.Context) error {
 			WHERE received < $1 AND reply <> '' AND ` + noTip + ` LIMIT $2)`, keepText},
 		{`DELETE FROM reports WHERE digest IN (SELECT digest FROM reports
 			WHERE received < $1 AND ` + noTip + ` LIMIT $2)`, keepReport},
+		{`DELETE FROM initializations WHERE id IN (SELECT id FROM initializations WHERE host_id IS NULL AND counted < $1 LIMIT $2)`, keepOpen},
 		{`DELETE FROM intervals WHERE id IN (SELECT id FROM intervals WHERE last < $1 LIMIT $2)`, keepReport},
 	} {
 		for more := true; more; {
