@@ -98,6 +98,9 @@ func encodeShiftJIS(text string) (string, bool) {
 // toShiftJIS converts text, and refuses what would come back as another character: the encoder writes the yen sign
 // as a backslash, for one.
 func toShiftJIS(text string) (string, error) {
+	if !strings.ContainsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		return text, nil
+	}
 	there := func(s string) (string, bool) {
 		out, ok := encodeShiftJIS(s)
 		if !ok || strings.ContainsRune(s, utf8.RuneError) {

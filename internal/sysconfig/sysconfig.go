@@ -38,23 +38,34 @@ const (
 	maxKey  = 32
 )
 
-// Entry is one host. Texts are trimmed of blanks; "" means not stated.
+// Entry is one host. Texts are trimmed of blanks; "" means not stated. The names of its JSON form never change: the
+// manager's database holds it.
 type Entry struct {
-	Line    int // where it was read, from 1
-	Address netip.Addr
-	Name    string
-	Aliases []string // further names of a hosts file
-	HID     string   // as the file states it: a foreign one has any form
-	Type    Type
-	MAC     string    // 00-11-22-33-44-FF
-	Comment string    // may hold commas
-	Root    string    // the relays above it: \ or \relay1\relay2
-	Date    string    // DateLayout
-	Unknown []Operand // operands of other keys, in their order
+	Line    int        `json:"-"` // where it was read, from 1
+	Address netip.Addr `json:"address"`
+	Name    string     `json:"name"`
+	Aliases []string   `json:"aliases,omitempty"` // further names of a hosts file
+	HID     string     `json:"hid,omitempty"`     // as the file states it: a foreign one has any form
+	Type    Type       `json:"type,omitempty"`
+	MAC     string     `json:"mac,omitempty"`     // 00-11-22-33-44-FF
+	Comment string     `json:"comment,omitempty"` // may hold commas
+	Root    string     `json:"root,omitempty"`    // the relays above it: \ or \relay1\relay2
+	Date    string     `json:"date,omitempty"`    // DateLayout
+	Unknown []Operand  `json:"unknown,omitempty"` // operands of other keys, in their order
 }
 
 // Operand is a KEY=value that this version gives no meaning.
-type Operand struct{ Key, Value string }
+type Operand struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// Key is what tells hosts apart: the name, in whatever case it is written and with or without the dot at the end of a full
+// domain name.
+func (e Entry) Key() string { return HostKey(e.Name) }
+
+// HostKey is the Key of an entry of that name.
+func HostKey(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
 // Target reports whether dcmamtin /f initializes this host: clients and relay systems, not a manager. Of lines
 // without TYPE, which are what a hosts file consists of, those that name this machine itself, all machines or none

@@ -84,6 +84,12 @@ func Write(w io.Writer, entries iter.Seq[Entry], enc Encoding) error {
 	return bw.Flush()
 }
 
+// Writable returns the *FieldError with which Write would fail because of this entry, nil if it would not.
+func (e Entry) Writable(enc Encoding) error {
+	_, err := format(e, enc)
+	return err
+}
+
 func format(e Entry, enc Encoding) (string, error) {
 	fail := func(field, value, why string, args ...any) (string, error) {
 		host := e.Name
