@@ -77,6 +77,21 @@ var sentences = map[string]struct{ en, ja string }{
 	"observed": {
 		"The client of host ID {host_id} reports \"{observed}\": {detail}",
 		"ホスト識別子 {host_id} のクライアントからの報告「{observed}」: {detail}"},
+	"initialized": {
+		"{by} on {machine} initialized the memory of {target} for host IDs ({finished}).",
+		"{machine} の {by} が、{target} のメモリをホスト識別子用に初期設定しました ({finished})。"},
+	"initialized-already": {
+		"{by} on {machine} found the memory of {target} initialized for host IDs already ({finished}).",
+		"{machine} の {by} が初期設定を実行しましたが、{target} のメモリはホスト識別子用に初期設定済みでした ({finished})。"},
+	"initialization-failed": {
+		"{by} on {machine} could not initialize the memory of {target} ({finished}): {message_id} {cause}",
+		"{machine} の {by} による {target} のメモリの初期設定は失敗しました ({finished}): {message_id} {cause}"},
+	"initialization-moved": {
+		"That somebody tried to initialize the memory of {target} ({finished}) belongs to host ID {to}, as its system UUID shows by now; it stood here because of its name, or because of a UUID that several PCs share.",
+		"{target} のメモリの初期設定の結果 ({finished}) は、システム UUID によりホスト識別子 {to} のものと判明しました。名前、または複数の PC で共通の UUID により、ここに記録していました。"},
+	"initialization-withdrawn": {
+		"That somebody tried to initialize the memory of {target} ({finished}) is not about this asset, as system UUIDs show by now; which one it is about is not known.",
+		"{target} のメモリの初期設定の結果 ({finished}) は、システム UUID によりこの資産のものではないと判明しました。どの資産のものかは不明です。"},
 	"token-created": {
 		"Enrolment token {token} was made.",
 		"登録トークン {token} を作成しました。"},
@@ -136,7 +151,11 @@ func sentence(kind string, host hostid.ID, evidence json.RawMessage, l Language)
 			return b.String()
 		}
 		name, after, _ := strings.Cut(rest, "}")
-		switch v, ok := fields[name]; {
+		v, ok := fields[name]
+		if languages, is := v.(map[string]any); is { // a Text
+			v, ok = languages[string(l)]
+		}
+		switch {
 		case name == "host_id":
 			b.WriteString(host.String())
 		case ok && v != "":
