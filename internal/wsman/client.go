@@ -63,6 +63,22 @@ type Endpoint struct {
 
 	// MaxReply bounds a reply body in bytes; 0 means 1 MiB.
 	MaxReply int64
+
+	// LogOns bounds how often credentials are sent to a device that may refuse them. May be nil: no bound beyond that of
+	// a call.
+	LogOns *LogOns
+}
+
+// LogOns is what the clients of one device share about the log-on to it, where a failed one counts towards a lock-out.
+// Clients that share it are to be used one after the other.
+type LogOns struct {
+	// Left is how many requests with credentials may still go to the device without it having let that client in. Each
+	// that it refuses takes one, and so does one whose answer is missing, since the device may have counted it. With none
+	// left, a client that was not let in yet gets ErrLogOnsSpent instead of sending credentials.
+	Left int
+
+	// LetIn is called once by each client, when a device first answers WS-Management to a request with credentials. May be nil.
+	LetIn func()
 }
 
 // LogValue names the device and the user.
@@ -102,6 +118,7 @@ type Client struct {
 	conn     *conn
 	dials    int  // connections made so far
 	answered bool // the device has answered as the endpoint expects, so it is not the other protocol that it wants
+	letIn    bool // it has answered a request with credentials
 	auth     digest
 	lastID   uint64
 	body     []byte // the envelope to send
@@ -603,15 +620,31 @@ func (c *Client) ask(ctx context.Context, deadline time.Time, repeatable bool, m
 		fault, err = d.faultReply(text, m, r.status)
 		switch {
 		case err == nil:
+			if fault.Subcode != "" {
+				c.wasLetIn()
+			}
 			return fault
 		case !errors.Is(err, errUnrelated):
 			return httpFault(r.status, r.phrase, text)
 		}
 	} else {
-		err = d.openReply(text, m, r.status)
+		if err = d.openReply(text, m, r.status); err == nil {
+			c.wasLetIn()
+		}
 	}
 	if errors.Is(err, ErrBadReply) { // then the next answer may not be the next request's either
 		c.drop()
 	}
 	return err
+}
+
+// wasLetIn notes that an answer of WS-Management came; if the request had credentials, the device has taken them.
+func (c *Client) wasLetIn() {
+	if c.letIn || !c.auth.ready {
+		return
+	}
+	c.letIn = true
+	if l := c.endpoint.LogOns; l != nil && l.LetIn != nil {
+		l.LetIn()
+	}
 }

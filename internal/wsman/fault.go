@@ -48,6 +48,9 @@ var (
 	ErrNotTLS   = errors.New("the device does not speak TLS on this port")
 	ErrTooLarge = errors.New("the reply is larger than allowed")
 	ErrBadReply = errors.New("the reply is not what WS-Management allows")
+
+	// ErrLogOnsSpent: see LogOns.
+	ErrLogOnsSpent = errors.New("the device may be shown no further log-on, which could lock it")
 )
 
 // maxFaultText bounds each text of a Fault in bytes: enough for every sentence of DSP0226, too little to fill a log.

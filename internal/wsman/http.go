@@ -58,12 +58,21 @@ type reply struct {
 // sent again once: either it carried no credentials or a nonce that was used before, and the fresh challenge is
 // answered. A 401 to that answer is final, since each try counts towards the device's lock-out.
 func (c *Client) post(ctx context.Context, deadline time.Time, repeatable bool) (reply, error) {
+	l := c.endpoint.LogOns
+	refused := false // credentials, by this call
 	for fresh := false; ; fresh = true {
 		r, err := c.send(ctx, deadline, repeatable)
 		if err != nil {
 			return reply{}, err
 		}
+		if l != nil && r.status == 401 && c.auth.ready {
+			refused = true
+			l.Left--
+		}
 		if r.status != 401 {
+			if refused {
+				l.Left++ // only the nonce had run out
+			}
 			if r.nextNonce != "" && c.auth.ready {
 				c.auth.renew(r.nextNonce)
 			}
@@ -96,7 +105,15 @@ func (c *Client) send(ctx context.Context, deadline time.Time, repeatable bool) 
 			return reply{}, c.because(ctx, err)
 		}
 		reused := k.served
+		l := c.endpoint.LogOns
+		risky := l != nil && c.auth.ready && !c.letIn
+		if risky && l.Left <= 0 {
+			return reply{}, ErrLogOnsSpent
+		}
 		r, sent, err := c.exchange(ctx, k, deadline)
+		if risky && err != nil && sent > 0 {
+			l.Left--
+		}
 		if err == nil {
 			k.served, c.answered = true, true
 			if r.closes {
