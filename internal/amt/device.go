@@ -28,7 +28,9 @@ const (
 // device is one AMT, with what is known of the log-on to it.
 type device struct {
 	c        *wsman.Client
-	accepted bool // the device let these credentials in earlier
+	accepted bool   // the device let these credentials in earlier
+	lets     string // the storage class that it let them into; an operation uses one of the two only
+	shy      bool   // it refused the log-on to a class that only informs: no other such class is asked
 }
 
 // output is what a method answered with ReturnValue 0.
@@ -44,7 +46,7 @@ func (d *device) invoke(ctx context.Context, class, method string, in ...wsman.P
 	if err != nil {
 		return output{}, d.reason(ctx, class, err)
 	}
-	d.accepted = true
+	d.accepted, d.lets = true, class
 	out := output{method, i}
 	status, err := out.uint32("ReturnValue")
 	if err != nil {
@@ -72,6 +74,9 @@ func (d *device) reason(ctx context.Context, class string, err error) error {
 	if errors.As(err, &fault) {
 		if fault.Subcode != "" {
 			d.accepted = true
+			if fault.Subcode != "AccessDenied" {
+				d.lets = class
+			}
 		}
 		if status, ok := faultStatus(fault); ok {
 			return fmt.Errorf("%w: %w", status, err)
@@ -90,7 +95,11 @@ func (d *device) reason(ctx context.Context, class string, err error) error {
 		return err
 	}
 	// A 401 may be about the user, or about this class only: the reference leaves open how firmware refuses a
-	// missing realm. Another class tells, at the price of one more refused log-on.
+	// missing realm. Where this class let the user in before, it is about the user. Else another class tells, at the
+	// price of one more refused log-on: the second for the device.
+	if d.lets == class {
+		return AcceptedBefore(err)
+	}
 	before := d.accepted
 	_, probe := d.get(ctx, amtSchema+generalSettings)
 	switch {
@@ -162,6 +171,16 @@ func (o output) bool(name string) (bool, error) {
 	return false, fmt.Errorf("%s: %w: %s is %q", o.method, wsman.ErrBadReply, name, printable(v))
 }
 
+// handle is the handle of what was added; 0 where the device does not tell it.
+func (o output) handle() uint32 {
+	v, _ := o.Value("Handle")
+	h, err := parseUint32(v)
+	if err != nil {
+		return 0
+	}
+	return h
+}
+
 // handles is an array of handles: absent, single or repeated.
 func (o output) handles(name string) ([]uint32, error) {
 	h, err := parseHandles(o.Values(name))
@@ -229,67 +248,78 @@ func printable(s string) string {
 // About is what a device says of itself.
 type About struct {
 	PlatformGUID      string // 32 upper-case hex digits, raw SMBIOS byte order; "" if not told
-	HostName          string // as the device spells it, made printable; "" if not told
 	Version           string // AMT version, e.g. 11.8.50; "" if not told
-	ProvisioningState int    // 0 pre, 1 in, 2 post; -1 unknown
-	ProvisioningMode  int    // 1 Enterprise, 2 Small Business, 4 Client Control; -1 unknown
+	Build             string // build number of the firmware, e.g. 3425; "" if not told or not asked: only Inspect asks
+	ProvisioningState int    // 0 pre, 1 in, 2 post; -1 unknown, or not asked where it decides nothing
+	ProvisioningMode  int    // 1 Enterprise, 2 Small Business, 4 Client Control; -1 like ProvisioningState
 }
 
-// Describe reads About. A class the firmware lacks or does not show leaves its fields unset; only a failure
-// that would stop every later call is an error.
-func Describe(ctx context.Context, c *wsman.Client) (About, error) {
-	return (&device{c: c}).describe(ctx)
+// question is a class that informs about the device, and what to take from the answer.
+type question struct {
+	uri  string
+	keys []wsman.Selector
+	take func(*About, wsman.Instance)
 }
 
-func (d *device) describe(ctx context.Context) (About, error) {
-	about := About{ProvisioningState: -1, ProvisioningMode: -1}
+var (
+	askVersion = software("AMT", func(a *About, v string) { a.Version = version(v) })
+	askBuild   = software("Build Number", func(a *About, v string) {
+		if v = version(v); !strings.Contains(v, ".") {
+			a.Build = v
+		}
+	})
+	askPlatform = question{cimSchema + "CIM_ComputerSystemPackage", nil, func(a *About, i wsman.Instance) {
+		v, _ := i.Value("PlatformGUID")
+		a.PlatformGUID = platformGUID(v)
+	}}
+	askSetup = question{amtSchema + "AMT_SetupAndConfigurationService", nil, func(a *About, i wsman.Instance) {
+		a.ProvisioningState = small(i, "ProvisioningState")
+		a.ProvisioningMode = small(i, "ProvisioningMode")
+	}}
+)
+
+func software(instance string, take func(*About, string)) question {
+	return question{cimSchema + "CIM_SoftwareIdentity", []wsman.Selector{{Name: "InstanceID", Value: instance}}, func(a *About, i wsman.Instance) {
+		v, _ := i.Value("VersionString")
+		take(a, v)
+	}}
+}
+
+// describe asks these questions. A class the firmware lacks or does not show leaves its fields as they are; only a
+// failure that would stop every later call is an error.
+func (d *device) describe(ctx context.Context, about *About, questions ...question) error {
 	var odd error // the first reply that was no WS-Management
 	readable := false
-	for _, part := range []struct {
-		uri  string
-		keys []wsman.Selector
-		take func(wsman.Instance)
-	}{
-		{amtSchema + generalSettings, nil, func(i wsman.Instance) {
-			v, _ := i.Value("HostName")
-			about.HostName = printable(v)
-		}},
-		{amtSchema + "AMT_SetupAndConfigurationService", nil, func(i wsman.Instance) {
-			about.ProvisioningState = small(i, "ProvisioningState")
-			about.ProvisioningMode = small(i, "ProvisioningMode")
-		}},
-		{cimSchema + "CIM_ComputerSystemPackage", nil, func(i wsman.Instance) {
-			v, _ := i.Value("PlatformGUID")
-			about.PlatformGUID = platformGUID(v)
-		}},
-		{cimSchema + "CIM_SoftwareIdentity", []wsman.Selector{{Name: "InstanceID", Value: "AMT"}}, func(i wsman.Instance) {
-			v, _ := i.Value("VersionString")
-			about.Version = version(v)
-		}},
-	} {
+	for _, q := range questions {
+		if d.shy {
+			return nil
+		}
 		before := d.accepted
-		i, err := d.get(ctx, part.uri, part.keys...)
+		i, err := d.get(ctx, q.uri, q.keys...)
 		var fault *wsman.Fault
 		switch {
 		case err == nil:
 			readable = true
-			part.take(i)
+			q.take(about, i)
 		case errors.As(err, &fault):
 			readable = true
 		case errors.Is(err, wsman.ErrLogOn) && before:
-			// Let in elsewhere, refused here: another realm is missing, which costs us these fields only.
+			// Let in elsewhere, refused here: another realm is missing, which costs us these fields only. The same
+			// realm is behind all these classes, and each refusal may count towards a lock-out.
+			d.shy = true
+			return nil
 		case errors.Is(err, wsman.ErrBadReply) || errors.Is(err, wsman.ErrTooLarge):
 			if odd == nil {
 				odd = err
 			}
 		default:
-			return about, err
+			return err
 		}
 	}
 	if !readable {
-		return about, odd
+		return odd
 	}
-	return about, nil
+	return nil
 }
 
 // small reads a small number, -1 if it is not there or none.

@@ -1,6 +1,7 @@
 package amt
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
@@ -20,7 +21,7 @@ type Result struct {
 	AllocationEnlarged bool
 	NonPartner         bool     // no free allocation entry: the non-partner area serves
 	Registered         bool     // the client's application is registered already
-	Enterprises        []string // who holds EACL places, made printable
+	Enterprises        []string // who holds EACL places, made printable; Initialize reads no further than to ours
 }
 
 // AlreadyInitialized reports that nothing had to be changed.
@@ -42,50 +43,22 @@ func Initialize(ctx context.Context, c *wsman.Client, enterprise string) (Result
 		return Result{About: unknown}, err
 	}
 	d := &device{c: c}
-	r, a, err := d.survey(ctx, enterprise)
+	r, a, err := d.survey(ctx, enterprise, false)
 	if err != nil {
 		return r, err
 	}
-	// What is missing is added, and then everything is read again: nothing counts as done because the device said
-	// so. A second round serves one who worked here at the same time; a device that needs a third does not keep
-	// what it accepts.
+	// What is missing is added, and then read back: nothing counts as done because the device said so. A second
+	// round serves one who worked here at the same time; a device that needs a third does not keep what it accepts.
 	for range 2 {
 		if a.ready() {
 			break
 		}
-		if !a.found {
-			added, err := d.addEnterprise(ctx, enterprise)
-			r.EnterpriseAdded = r.EnterpriseAdded || added
-			if err != nil {
-				return r, err
-			}
+		if err := d.add(ctx, enterprise, &a, &r); err != nil {
+			return r, err
 		}
-		switch {
-		case a.wantsEntry():
-			added, err := d.addAllocation(ctx)
-			r.AllocationAdded = r.AllocationAdded || added
-			if isStatus(err, StatusMaxLimitReached, StatusNotEnoughStorage) {
-				// No free entry, though the lists did not say so: what the non-partner area gives decides.
-				a.partnersFull = true
-				a.tell(&r)
-				if space := a.nonPartnerSpace(); space != nil {
-					return r, fmt.Errorf("%w (%w)", space, err)
-				}
-			} else if err != nil {
-				return r, err
-			}
-		case a.wantsMore():
-			enlarged, err := d.enlargeAllocation(ctx, *a.entry)
-			r.AllocationEnlarged = r.AllocationEnlarged || enlarged
-			if err != nil {
-				return r, err
-			}
-		}
-		full := a.partnersFull
-		if a, err = d.readArea(ctx, enterprise); err != nil {
+		if err := d.readBack(ctx, enterprise, &a); err != nil {
 			return r, fmt.Errorf("reading back: %w", err)
 		}
-		a.partnersFull = a.partnersFull || full
 		a.tell(&r)
 	}
 	if a.entry != nil && a.entry.size < AllocationSize {
@@ -97,13 +70,94 @@ func Initialize(ctx context.Context, c *wsman.Client, enterprise string) (Result
 	return r, nil
 }
 
+// add adds what is missing.
+func (d *device) add(ctx context.Context, enterprise string, a *area, r *Result) error {
+	a.newEnterprise, a.newEntry = 0, 0
+	if !a.found {
+		handle, added, err := d.addEnterprise(ctx, enterprise)
+		r.EnterpriseAdded = r.EnterpriseAdded || added
+		if err != nil {
+			return err
+		}
+		a.newEnterprise = handle
+	}
+	switch {
+	case a.wantsEntry():
+		handle, added, err := d.addAllocation(ctx)
+		r.AllocationAdded = r.AllocationAdded || added
+		if isStatus(err, StatusMaxLimitReached, StatusNotEnoughStorage) {
+			// No free entry, though the lists did not say so: what the non-partner area gives decides.
+			a.partnersFull = true
+			a.tell(r)
+			if space := a.nonPartnerSpace(); space != nil {
+				return fmt.Errorf("%w (%w)", space, err)
+			}
+		} else if err != nil {
+			return err
+		}
+		a.newEntry = handle
+	case a.wantsMore():
+		enlarged, err := d.enlargeAllocation(ctx, *a.entry)
+		r.AllocationEnlarged = r.AllocationEnlarged || enlarged
+		if err != nil {
+			return err
+		}
+		if enlarged {
+			a.newEntry = a.entry.handle
+		}
+	}
+	return nil
+}
+
+// readBack reads what add has changed. The device named the handles of the new entries, and an entry that can be read
+// under its handle and is ours is there; where that is not so, everything is read again.
+func (d *device) readBack(ctx context.Context, enterprise string, a *area) error {
+	now := *a
+	if !now.found && now.newEnterprise != 0 {
+		name, err := d.enterpriseName(ctx, now.newEnterprise)
+		switch {
+		case err == nil:
+			now.found = name == enterprise
+		case !isStatus(err, StatusInvalidHandle, StatusNotFound):
+			return err
+		}
+		if now.found {
+			now.holders = append(slices.Clip(now.holders), printable(enterprise))
+		}
+	}
+	if now.found && now.newEntry != 0 {
+		entry, ours, err := d.allocation(ctx, now.newEntry)
+		switch {
+		case err == nil && ours && entry.partner:
+			now.entry = &entry
+		case err != nil && !isStatus(err, StatusInvalidHandle, StatusNotFound):
+			return err
+		}
+	}
+	if now.ready() {
+		*a = now
+		return nil
+	}
+	full := a.partnersFull
+	handles, err := d.eacl(ctx)
+	if err != nil {
+		return err
+	}
+	if *a, err = d.readArea(ctx, enterprise, handles, false); err != nil {
+		return err
+	}
+	a.partnersFull = a.partnersFull || full
+	return nil
+}
+
 // Inspect says what Initialize would find, and changes nothing: EnterpriseAdded, AllocationAdded and
-// AllocationEnlarged stand for what would have to be done. It fails where Initialize would, as far as reading shows.
+// AllocationEnlarged stand for what would have to be done, Enterprises are all that hold a place, and About has the build
+// number. It fails where Initialize would, as far as reading shows.
 func Inspect(ctx context.Context, c *wsman.Client, enterprise string) (Result, error) {
 	if err := checkEnterprise(enterprise); err != nil {
 		return Result{About: unknown}, err
 	}
-	r, a, err := (&device{c: c}).survey(ctx, enterprise)
+	r, a, err := (&device{c: c}).survey(ctx, enterprise, true)
 	if err != nil {
 		return r, err
 	}
@@ -124,7 +178,9 @@ type area struct {
 	partnersFull bool        // no entry of ours can be added
 	registered   bool        // the client's application is registered
 	allocated    uint32      // bytes of blocks it holds
-	limits       *limits     // nil if the device does not tell them
+	limits       *limits     // nil if the device does not tell them, or where they decide nothing
+
+	newEnterprise, newEntry uint32 // handles of what was just added or enlarged; 0: none, or not told
 }
 
 // allocation is an FPACL entry (partner) or an NACL entry.
@@ -164,8 +220,9 @@ func (a *area) tell(r *Result) {
 	r.NonPartner = a.entry == nil && a.partnersFull || a.entry != nil && !a.entry.partner
 }
 
-// survey reads all there is to know before anything is changed, and fails if Initialize cannot succeed.
-func (d *device) survey(ctx context.Context, enterprise string) (Result, area, error) {
+// survey reads what there is to know before anything is changed, and fails if Initialize cannot succeed. all: also what
+// does not decide that.
+func (d *device) survey(ctx context.Context, enterprise string, all bool) (Result, area, error) {
 	r := Result{About: unknown}
 	// The administration class comes first: an account that may do nothing else is enough, and which of the other
 	// classes it may read decides nothing.
@@ -173,27 +230,43 @@ func (d *device) survey(ctx context.Context, enterprise string) (Result, area, e
 	if err != nil && !answered(err) {
 		return r, area{}, err
 	}
-	about, aboutErr := d.describe(ctx)
-	r.About = about
-	if err == nil {
-		err = aboutErr
+	questions := []question{askVersion, askPlatform}
+	if all {
+		questions = append(questions, askBuild)
 	}
-	unfit := about.unfit(d.c.OverTLS())
-	switch {
-	case unfit != nil && err == nil:
-		err = unfit
-	case errors.Is(unfit, ErrNotProvisioned): // explains whatever else it answered
-		err = fmt.Errorf("%w: %w", unfit, err)
+	describeErr := d.describe(ctx, &r.About, questions...)
+	// How AMT is set up explains a refusal and decides before 6.0. Later it is asked only before something is changed:
+	// an area that is there was made when AMT was set up.
+	setup := describeErr == nil && (err != nil || r.About.Version == "" || r.About.before6())
+	if setup {
+		describeErr = d.describe(ctx, &r.About, askSetup)
 	}
-	if err != nil {
+	if err = r.About.judge(d.c.OverTLS(), cmp.Or(err, describeErr)); err != nil {
 		return r, area{}, err
 	}
-	a, err := d.readAreaFrom(ctx, enterprise, handles)
+	a, err := d.readArea(ctx, enterprise, handles, all)
 	if err != nil {
 		return r, a, err
 	}
 	a.tell(&r)
+	if !a.ready() && !setup {
+		if err := r.About.judge(d.c.OverTLS(), d.describe(ctx, &r.About, askSetup)); err != nil {
+			return r, a, err
+		}
+	}
 	return r, a, a.obstacle()
+}
+
+// judge is err, as what is known of the device explains it, or why a device in this state cannot be initialized.
+func (a About) judge(tls bool, err error) error {
+	unfit := a.unfit(tls)
+	switch {
+	case unfit != nil && err == nil:
+		return unfit
+	case errors.Is(unfit, ErrNotProvisioned): // explains whatever else it answered
+		return fmt.Errorf("%w: %w", unfit, err)
+	}
+	return err
 }
 
 // obstacle is what keeps Initialize from succeeding on this area.
@@ -249,32 +322,34 @@ func (a *area) nonPartnerSpace() error {
 	return nil
 }
 
-// readArea reads the area anew.
-func (d *device) readArea(ctx context.Context, enterprise string) (area, error) {
-	handles, err := d.eacl(ctx)
-	if err != nil {
-		return area{}, err
+// readArea reads the area whose enterprises have these handles; all: every enterprise, not only those up to ours.
+func (d *device) readArea(ctx context.Context, enterprise string, eacl []uint32, all bool) (a area, err error) {
+	until := enterprise
+	if all {
+		until = ""
 	}
-	return d.readAreaFrom(ctx, enterprise, handles)
-}
-
-func (d *device) readAreaFrom(ctx context.Context, enterprise string, eacl []uint32) (a area, err error) {
-	names, err := d.enterprises(ctx, eacl)
+	names, err := d.enterprises(ctx, eacl, until)
 	if err != nil {
 		return a, err
 	}
 	a.found = slices.Contains(names, enterprise)
 	a.holders = allPrintable(names)
-	if a.limits, err = d.limits(ctx); err != nil {
-		return a, err
-	}
 	if err := d.readAllocations(ctx, &a); err != nil {
 		return a, err
 	}
 	if a.found {
-		err = d.readRegistration(ctx, enterprise, &a)
+		if err := d.readRegistration(ctx, enterprise, &a); err != nil {
+			return a, err
+		}
 	}
-	return a, err
+	if a.ready() && a.missing() == 0 {
+		return a, nil // the client has its blocks: what room others leave does not matter
+	}
+	if a.limits, err = d.limits(ctx); err != nil {
+		return a, err
+	}
+	a.partnersFull = (a.entry == nil || !a.entry.partner) && a.limits != nil && a.limits.maxPartners > 0 && a.partners >= int(a.limits.maxPartners)
+	return a, nil
 }
 
 // mayBeDone reports whether a call that changes something has, or has perhaps: its answer is missing.
@@ -289,24 +364,31 @@ func (d *device) eacl(ctx context.Context) ([]uint32, error) {
 	return out.handles("Handles")
 }
 
-// enterprises are the names of these EACL entries, as the device spells them.
-func (d *device) enterprises(ctx context.Context, handles []uint32) ([]string, error) {
+// enterprises are the names of these EACL entries, as the device spells them, up to one of that name.
+func (d *device) enterprises(ctx context.Context, handles []uint32, until string) ([]string, error) {
 	var names []string
 	for _, h := range handles {
-		out, err := d.invoke(ctx, adminClass, "GetStorageEaclEntry", wsman.Param{Name: "Handle", Value: formatUint32(h)})
+		name, err := d.enterpriseName(ctx, h)
 		if isStatus(err, StatusInvalidHandle, StatusNotFound) {
 			continue // removed since it was listed
 		}
 		if err != nil {
 			return nil, err
 		}
-		name, err := out.text("EnterpriseName")
-		if err != nil {
-			return nil, err
-		}
 		names = append(names, name)
+		if until != "" && name == until {
+			break
+		}
 	}
 	return names, nil
+}
+
+func (d *device) enterpriseName(ctx context.Context, handle uint32) (string, error) {
+	out, err := d.invoke(ctx, adminClass, "GetStorageEaclEntry", wsman.Param{Name: "Handle", Value: formatUint32(handle)})
+	if err != nil {
+		return "", err
+	}
+	return out.text("EnterpriseName")
 }
 
 func allPrintable(names []string) []string {
@@ -375,7 +457,6 @@ func (d *device) readAllocations(ctx context.Context, a *area) error {
 			return nil // how full the list is does not matter any more
 		}
 	}
-	a.partnersFull = a.limits != nil && a.limits.maxPartners > 0 && a.partners >= int(a.limits.maxPartners)
 	return nil
 }
 
@@ -449,41 +530,41 @@ func isOurs(i wsman.Instance, enterprise string) bool {
 
 // addEnterprise takes an EACL place. DUPLICATE means that another did so since we looked; the reading afterwards
 // proves it.
-func (d *device) addEnterprise(ctx context.Context, enterprise string) (added bool, err error) {
-	_, err = d.invoke(ctx, adminClass, "AddStorageEaclEntry", wsman.Param{Name: "EnterpriseName", Value: enterprise})
+func (d *device) addEnterprise(ctx context.Context, enterprise string) (handle uint32, added bool, err error) {
+	out, err := d.invoke(ctx, adminClass, "AddStorageEaclEntry", wsman.Param{Name: "EnterpriseName", Value: enterprise})
 	switch {
 	case isStatus(err, StatusDuplicate):
-		return false, nil
+		return 0, false, nil
 	case isStatus(err, StatusMaxLimitReached, StatusNotEnoughStorage):
 		handles, readErr := d.eacl(ctx)
 		if readErr != nil {
-			return false, readErr
+			return 0, false, readErr
 		}
-		names, readErr := d.enterprises(ctx, handles)
+		names, readErr := d.enterprises(ctx, handles, "")
 		if readErr != nil {
-			return false, readErr
+			return 0, false, readErr
 		}
 		if slices.Contains(names, enterprise) {
-			return false, nil
+			return 0, false, nil
 		}
-		return false, fmt.Errorf("%w: %w", &EACLFullError{Holders: allPrintable(names)}, err)
+		return 0, false, fmt.Errorf("%w: %w", &EACLFullError{Holders: allPrintable(names)}, err)
 	}
-	return mayBeDone(err), err
+	return out.handle(), mayBeDone(err), err
 }
 
 // addAllocation adds our FPACL entry. The application's name comes before the vendor's here, the reverse of
 // RegisterApplication: AMT judges the order.
-func (d *device) addAllocation(ctx context.Context) (added bool, err error) {
-	_, err = d.invoke(ctx, adminClass, "AddStorageFpaclEntry",
+func (d *device) addAllocation(ctx context.Context) (handle uint32, added bool, err error) {
+	out, err := d.invoke(ctx, adminClass, "AddStorageFpaclEntry",
 		wsman.Param{Name: "AttrType", Value: "1"},
 		wsman.Param{Name: "ApplicationName", Value: Application},
 		wsman.Param{Name: "VendorName", Value: Vendor},
 		wsman.Param{Name: "IsPartner", Value: "true"},
 		wsman.Param{Name: "TotalAllocationSize", Value: formatUint32(AllocationSize)})
 	if isStatus(err, StatusDuplicate) {
-		return false, nil
+		return 0, false, nil
 	}
-	return mayBeDone(err), err
+	return out.handle(), mayBeDone(err), err
 }
 
 // enlargeAllocation raises our FPACL entry to what two blocks need; never down. A handle may have changed hands since

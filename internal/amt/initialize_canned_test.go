@@ -13,17 +13,33 @@ import (
 	"samehost/internal/wsman"
 )
 
-var pc1 = About{PlatformGUID: "13AEE355D2BFBB6117A088AEDD7037EA", HostName: "pc1", Version: "11.8.50", ProvisioningState: 2, ProvisioningMode: 1}
+// pc1 is what healthy says of itself; how it is set up is not asked.
+var pc1 = About{PlatformGUID: "13AEE355D2BFBB6117A088AEDD7037EA", Version: "11.8.50", ProvisioningState: -1, ProvisioningMode: -1}
+
+// setUp is pc1 where that was asked.
+func setUp() About {
+	a := pc1
+	a.ProvisioningState, a.ProvisioningMode = 2, 1
+	return a
+}
 
 func TestInitializeOfAnInitializedDeviceOnlyReads(t *testing.T) {
 	t.Parallel()
 	for name, run := range map[string]func(context.Context, *wsman.Client, string) (Result, error){"Initialize": Initialize, "Inspect": Inspect} {
-		c := healthy.with(nil)
+		c := healthy.with(map[string]answer{
+			"EnumerateStorageEaclEntries": says(handleList(3) + returns(0)),
+			"GetStorageEaclEntry": func(_ int, in []wsman.Param) any {
+				return "<EnterpriseName>" + []string{"Virtualization", DefaultEnterprise, "Other"}[atoi(in[0].Value)-1] + "</EnterpriseName>" + returns(0)
+			},
+		})
 		got, err := run(t.Context(), c.client(t), DefaultEnterprise)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		want := Result{About: pc1, Registered: true, Enterprises: []string{"Virtualization", "samehost"}}
+		if name == "Inspect" {
+			want.Enterprises = append(want.Enterprises, "Other")
+		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -33,11 +49,14 @@ func TestInitializeOfAnInitializedDeviceOnlyReads(t *testing.T) {
 		const admin = "AMT_ThirdPartyDataStorageAdministrationService."
 		wantCalls := []string{
 			admin + "EnumerateStorageEaclEntries()",
-			"Get AMT_GeneralSettings", "Get AMT_SetupAndConfigurationService", "Get CIM_ComputerSystemPackage", "Get CIM_SoftwareIdentity",
+			"Get CIM_SoftwareIdentity", "Get CIM_ComputerSystemPackage",
 			admin + "GetStorageEaclEntry(Handle=1)", admin + "GetStorageEaclEntry(Handle=2)",
-			admin + "GetGlobalStorageAttributes()",
 			admin + "EnumerateStorageAllocEntries()", admin + "GetStorageAllocEntry(Handle=5)",
 			admin + "AdminGetRegisteredApplications()", admin + "AdminGetApplicationAttributes(Handle=9)",
+		}
+		if name == "Inspect" { // the build number, and who else holds a place
+			wantCalls = slices.Insert(wantCalls, 3, "Get CIM_SoftwareIdentity")
+			wantCalls = slices.Insert(wantCalls, 6, admin+"GetStorageEaclEntry(Handle=3)")
 		}
 		if diff := cmp.Diff(wantCalls, c.made()); diff != "" {
 			t.Errorf("%s calls (-want +got):\n%s", name, diff)
@@ -114,7 +133,7 @@ func TestInitializeAddsWhatIsMissingInMOFOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Result{About: pc1, EnterpriseAdded: true, AllocationAdded: true, Enterprises: []string{"Example Corp"}}
+	want := Result{About: setUp(), EnterpriseAdded: true, AllocationAdded: true, Enterprises: []string{"Example Corp"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -124,6 +143,13 @@ func TestInitializeAddsWhatIsMissingInMOFOrder(t *testing.T) {
 	}
 	if got := changes(c.made()); !slices.Equal(got, []string{addEnterprise, addAllocation}) {
 		t.Errorf("changes %q", got)
+	}
+	// Each is read back under the handle that the device named.
+	made := c.made()
+	const admin = "AMT_ThirdPartyDataStorageAdministrationService."
+	wantLast := []string{admin + addEnterprise, admin + addAllocation, admin + "GetStorageEaclEntry(Handle=1)", admin + "GetStorageAllocEntry(Handle=1)"}
+	if diff := cmp.Diff(wantLast, made[len(made)-len(wantLast):]); diff != "" {
+		t.Errorf("the last calls (-want +got):\n%s", diff)
 	}
 
 	again, err := Initialize(t.Context(), client, "Example Corp")
@@ -185,8 +211,30 @@ func TestInitializeAgainstOddLists(t *testing.T) {
 			"EnumerateStorageEaclEntries": func(n int, _ []wsman.Param) any {
 				return []string{"", "", "<Handles>2</Handles>"}[min(n, 2)] + returns(0)
 			},
-			"AddStorageEaclEntry": says("<Handle>2</Handle>" + returns(0)),
+			"AddStorageEaclEntry": says("<Handle>3</Handle>" + returns(0)),
+			"GetStorageEaclEntry": func(_ int, in []wsman.Param) any {
+				if in[0].Value == "3" {
+					return returns(StatusInvalidHandle)
+				}
+				return "<EnterpriseName>samehost</EnterpriseName>" + returns(0)
+			},
 		}), Result{EnterpriseAdded: true, Registered: true}, []string{"AddStorageEaclEntry", "AddStorageEaclEntry"}},
+		{"the new handles are not told", healthy.with(map[string]answer{
+			"EnumerateStorageEaclEntries": func(n int, _ []wsman.Param) any {
+				return []string{"", "<Handles>2</Handles>"}[min(n, 1)] + returns(0)
+			},
+			"AddStorageEaclEntry": says(returns(0)),
+			"EnumerateStorageAllocEntries": func(n int, _ []wsman.Param) any {
+				return []string{"", "<Handles>5</Handles>"}[min(n, 1)] + returns(0)
+			},
+			"AddStorageFpaclEntry": says("<Handle>4294967296</Handle>" + returns(0)),
+		}), Result{EnterpriseAdded: true, AllocationAdded: true, Registered: true}, []string{"AddStorageEaclEntry", "AddStorageFpaclEntry"}},
+		{"another's entry is under the new handle", healthy.with(map[string]answer{
+			"EnumerateStorageEaclEntries": func(n int, _ []wsman.Param) any {
+				return []string{"", "<Handles>1</Handles><Handles>2</Handles>"}[min(n, 1)] + returns(0)
+			},
+			"AddStorageEaclEntry": says("<Handle>1</Handle>" + returns(0)),
+		}), Result{EnterpriseAdded: true, Registered: true}, []string{"AddStorageEaclEntry"}},
 		{"the entry is larger than needed", healthy.with(map[string]answer{
 			"GetStorageAllocEntry": says(allocEntry(Application, Vendor, true, 49152)),
 		}), Result{Registered: true}, nil},
@@ -312,7 +360,7 @@ func TestInitializeFails(t *testing.T) {
 			"EnumerateStorageEaclEntries":      says(returns(StatusInvalidPTMode)),
 			"AMT_SetupAndConfigurationService": nil,
 		}), []error{ErrNotProvisioned, StatusInvalidPTMode}, "", 0},
-		{"not provisioned, by its state", healthy.with(map[string]answer{
+		{"not provisioned, by its state", blank().with(map[string]answer{
 			"AMT_SetupAndConfigurationService": says("<ProvisioningMode>1</ProvisioningMode><ProvisioningState>1</ProvisioningState>"),
 		}), []error{ErrNotProvisioned}, "provisioning state 1", 0},
 		{"not provisioned explains a missing class", healthy.with(map[string]answer{
@@ -369,7 +417,7 @@ func TestInitializeFails(t *testing.T) {
 			[]error{StatusFlashWriteLimitExceeded}, "AddStorageEaclEntry: ", 1},
 		{"a fault that says the number", healthy.with(map[string]answer{"EnumerateStorageEaclEntries": says(fault("InternalError: AMT-STATUS 2"))}),
 			[]error{ErrNotReady, StatusNotReady}, "InternalError: so it is (AMT-STATUS 2)", 0},
-		{"a fault that does not", healthy.with(map[string]answer{"GetGlobalStorageAttributes": says(fault("InternalError"))}),
+		{"a fault that does not", blank().with(map[string]answer{"GetGlobalStorageAttributes": says(fault("InternalError"))}),
 			[]error{}, "AMT_ThirdPartyDataStorageAdministrationService.GetGlobalStorageAttributes: the device answers HTTP 400, InternalError", 0},
 		{"no ReturnValue", healthy.with(map[string]answer{"EnumerateStorageEaclEntries": says("<Handles>1</Handles>")}),
 			[]error{wsman.ErrBadReply}, "EnumerateStorageEaclEntries: the reply is not what WS-Management allows: no ReturnValue", 0},
@@ -442,26 +490,27 @@ func TestDescribe(t *testing.T) {
 		want   About
 		ok     bool
 	}{
-		{"all told", healthy, pc1, true},
+		{"all told", healthy, setUp(), true},
 		{"nothing told", &canned{}, unknown, true},
 		{"some not shown", healthy.with(map[string]answer{
 			"CIM_ComputerSystemPackage":        says(fault("AccessDenied")),
 			"CIM_SoftwareIdentity":             says(httpStatus(403)),
-			"AMT_SetupAndConfigurationService": says("<ProvisioningMode>many</ProvisioningMode>"),
-		}), About{HostName: "pc1", ProvisioningState: -1, ProvisioningMode: -1}, true},
-		{"one reply that is none", healthy.with(map[string]answer{"AMT_GeneralSettings": says("<HostName>")}),
-			About{PlatformGUID: pc1.PlatformGUID, Version: pc1.Version, ProvisioningState: 2, ProvisioningMode: 1}, true},
+			"AMT_SetupAndConfigurationService": says("<ProvisioningMode>many</ProvisioningMode><ProvisioningState>2</ProvisioningState>"),
+		}), About{ProvisioningState: 2, ProvisioningMode: -1}, true},
+		{"one reply that is none", healthy.with(map[string]answer{"CIM_ComputerSystemPackage": says("<PlatformGUID>")}),
+			About{Version: pc1.Version, ProvisioningState: 2, ProvisioningMode: 1}, true},
 		{"no reply that is one", &canned{answers: map[string]answer{
-			"AMT_GeneralSettings": says("<HostName>"), "AMT_SetupAndConfigurationService": says("<HostName>"),
-			"CIM_ComputerSystemPackage": says("<HostName>"), "CIM_SoftwareIdentity": says("<HostName>"),
+			"AMT_SetupAndConfigurationService": says("<A>"), "CIM_ComputerSystemPackage": says("<A>"), "CIM_SoftwareIdentity": says("<A>"),
 		}}, unknown, false},
 		{"hostile text", healthy.with(map[string]answer{
-			"AMT_GeneralSettings":       says("<HostName>pc\u202e1&#10;x</HostName>"),
 			"CIM_ComputerSystemPackage": says("<PlatformGUID>; rm -rf</PlatformGUID>"),
 			"CIM_SoftwareIdentity":      says("<VersionString>" + strings.Repeat("9", 100) + "</VersionString>"),
-		}), About{HostName: "pc?1?x", ProvisioningState: 2, ProvisioningMode: 1}, true},
+		}), About{ProvisioningState: 2, ProvisioningMode: 1}, true},
+		{"a build number", healthy.with(map[string]answer{"CIM_SoftwareIdentity": says("<VersionString> 3425 </VersionString>")}),
+			About{PlatformGUID: pc1.PlatformGUID, Version: "3425", Build: "3425", ProvisioningState: 2, ProvisioningMode: 1}, true},
 	} {
-		got, err := Describe(t.Context(), test.device.with(nil).client(t))
+		got := unknown
+		err := (&device{c: test.device.with(nil).client(t)}).describe(t.Context(), &got, askVersion, askPlatform, askBuild, askSetup)
 		if (err == nil) != test.ok {
 			t.Errorf("%s: %v", test.name, err)
 		}

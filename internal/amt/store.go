@@ -235,7 +235,8 @@ func (s *Store) register(ctx context.Context) error {
 // notRegistered says why the firmware refused our names. An AMT that lost its setup has lost its enterprises too, and
 // says so elsewhere; a registration pinned to the network interface looks like a missing enterprise from here.
 func (s *Store) notRegistered(ctx context.Context, cause error) error {
-	if about, err := s.d.describe(ctx); err == nil && about.ProvisioningState >= 0 && about.ProvisioningState != 2 {
+	about := unknown
+	if err := s.d.describe(ctx, &about, askSetup); err == nil && about.ProvisioningState >= 0 && about.ProvisioningState != 2 {
 		return fmt.Errorf("%w: %w: %w", hostid.ErrUnavailable, about.unfit(true), cause)
 	}
 	return fmt.Errorf("%w: no enterprise %q in this AMT, or the application was first registered over the network, which AMT answers alike: %w",
