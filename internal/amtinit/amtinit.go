@@ -27,9 +27,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -51,10 +49,30 @@ const (
 	PortHTTP = 16992
 	PortTLS  = 16993
 
-	connectTimeout = 5 * time.Second
+	connectTimeout = 5 * time.Second // for all ports and addresses that one source gives
 	lookupTimeout  = 2 * time.Second
-	maxAddresses   = 4 // of one name that are tried: each can cost two connect timeouts
-	guardPlaces    = 5 // devices that may refuse the log-on before the run stops
+	maxAddresses   = 4 // of one name that are tried
+
+	// quietAfter is when a connect counts as slow: then the other port and the other addresses are tried beside it, and
+	// the place goes to another target. A connect takes one round trip, below 0.3 s even around the earth; what takes
+	// longer has lost a packet (the next goes out after a second, RFC 6298) or nobody there.
+	quietAfter = 500 * time.Millisecond
+	// maxQuiet bounds those that wait so: a socket or two and 10 kB each. With every second of 10,000 PCs absent, all
+	// of these are waited for at a time, twice.
+	maxQuiet = 2500
+
+	// connectRate is how many connections per second leave at most, those after a close included: AMT closes the first
+	// one of each PC with its 401. The firewall of a small office is made for some thousand new connections per second,
+	// and thresholds against floods begin at that; 10,000 PCs need 20,000, so 10 s.
+	connectRate = 2000
+	// connectBurst leave at once, after a pause: as many as a tick of 16 ms (the timer of Windows) would have let go.
+	connectBurst = 32
+
+	guardPlaces = 5 // devices that may refuse the log-on before the run stops
+	// guardPatience is how long a device that does not answer keeps one of these places. AMT answers a log-on within a
+	// second or two.
+	guardPatience = 5 * time.Second
+	maxLogOns     = 2 // that a device refuses, or may have refused, in a run
 
 	// maxReply bounds what one of thousands of devices can make us hold. The longest answer that initializing asks for is
 	// a list of 256 handles, about 10 kB.
@@ -119,15 +137,17 @@ type Outcome struct {
 	Result  amt.Result // what was found before a failure, too
 	Took    time.Duration
 
-	Warnings []Warning // what is wrong with the device besides, in a dry run
+	Warnings []Warning // what is wrong with the device besides
+
+	letIn bool // it accepted the log-on
 }
 
-// OK reports that the area is initialized, by us now or before.
+// OK reports that the area is initialized, by us now or before; after a dry run, that it is or could be.
 func (o Outcome) OK() bool { return o.Code == "" }
 
 // Summary counts the outcomes of a run.
 type Summary struct {
-	OK       int          // initialized, Already among them
+	OK       int          // initialized (a dry run: could be), Already among them
 	Already  int          // nothing had to be changed
 	Failed   int          // tried and not initialized
 	NotTried int          // left alone by the lockout guard
@@ -155,14 +175,17 @@ func Run(ctx context.Context, o Options, targets iter.Seq[Target], sink func(Out
 	return e.run(ctx, targets, sink), nil
 }
 
-// withinFiles lowers parallel to what a process may do that may have that many files open; 0 is unknown. A target takes
-// one socket, two while its name is looked up, and without a file to spare the log would lose the lines that say so.
-func withinFiles(parallel, files int) int {
-	const others = 32 // standard files, configuration, target list, log, poller
+// withinFiles lowers what a process does at a time to what one may that may have that many files open; 0 is unknown. A
+// target takes two sockets at most: two questions to the name server, or both ports. Without a file to spare the log would
+// lose the lines that say so.
+func withinFiles(parallel, files int) (working, quiet int) {
+	const others = 32 // standard files, configuration, target list, log, journal, poller
 	if files == 0 {
-		return parallel
+		return parallel, maxQuiet
 	}
-	return max(min(parallel, (files-others)/2), 1)
+	targets := max((files-others)/2, 1)
+	working = min(parallel, targets)
+	return working, min(maxQuiet, targets-working)
 }
 
 type engine struct {
@@ -171,13 +194,17 @@ type engine struct {
 	ownName string
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 	guard   *guard
+	pace    pace
+	working chan struct{} // holds one value for each target that is worked on
+	quiet   chan struct{} // holds one value for each that waits for a connection and has given its working place away
 }
 
 func (e *engine) run(ctx context.Context, targets iter.Seq[Target], sink func(Outcome)) Summary {
 	if e.Parallel <= 0 {
 		e.Parallel = DefaultParallel
 	}
-	e.Parallel = withinFiles(e.Parallel, openFiles())
+	working, quiet := withinFiles(e.Parallel, openFiles())
+	e.working, e.quiet = make(chan struct{}, working), make(chan struct{}, quiet)
 	if e.Timeout <= 0 {
 		e.Timeout = DefaultTimeout
 	}
@@ -185,12 +212,12 @@ func (e *engine) run(ctx context.Context, targets iter.Seq[Target], sink func(Ou
 		e.Enterprise = amt.DefaultEnterprise
 	}
 	e.guard = newGuard(e.IgnoreLogonFailures)
+	e.pace = pace{every: time.Second / connectRate, burst: connectBurst}
 
 	var (
-		mu      sync.Mutex
-		sum     = Summary{Reasons: make(map[Code]int), Hosts: make(map[Code][]string)}
-		working sync.WaitGroup
-		slots   = make(chan struct{}, e.Parallel)
+		mu  sync.Mutex
+		sum = Summary{Reasons: make(map[Code]int)}
+		all sync.WaitGroup
 	)
 	finish := func(out Outcome) {
 		mu.Lock()
@@ -208,33 +235,99 @@ func (e *engine) run(ctx context.Context, targets iter.Seq[Target], sink func(Ou
 		}
 		if !out.OK() {
 			sum.Reasons[out.Code]++
-			if hosts := sum.Hosts[out.Code]; len(hosts) < FirstHosts {
-				sum.Hosts[out.Code] = append(hosts, out.Target.String())
-			}
-		}
-		if len(out.Warnings) > 0 {
-			sum.Warned++
 		}
 		sink(out)
 	}
 
-	slots <- struct{}{} // the place is taken before the target is pulled
+	e.working <- struct{}{} // the place is taken before the target is pulled
 	for t := range targets {
 		if e.guard.stopped() {
 			finish(Outcome{Target: t, Code: NotTried, Step: Connect})
 			continue
 		}
-		working.Go(func() {
-			defer func() { <-slots }()
-			finish(e.work(ctx, t))
+		e.pace.wait(ctx) // for the target's first connection: no more are begun than can connect
+		all.Go(func() {
+			p := &place{e: e}
+			out := e.work(ctx, t, p)
+			p.leave()
+			finish(out)
 		})
-		slots <- struct{}{}
+		e.working <- struct{}{}
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	working.Wait()
+	all.Wait()
 	return sum
+}
+
+// place is a target's right to be worked on. While it waits for a connection that does not come, it gives the right to
+// another: an absent PC costs a socket and five seconds, and slows nobody down.
+type place struct {
+	e    *engine
+	used bool // the connection that the target was begun with has been made
+
+	mu      sync.Mutex
+	waiting *time.Timer
+	settled bool // it will not be given away any more
+	quiet   bool // it was
+}
+
+// connecting begins the time after which the place is given away.
+func (p *place) connecting() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.waiting == nil {
+		p.waiting = time.AfterFunc(quietAfter, p.give)
+	}
+}
+
+func (p *place) give() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.settled {
+		return
+	}
+	select {
+	case p.e.quiet <- struct{}{}:
+		p.quiet = true
+		<-p.e.working
+	default: // too many wait already: this one keeps its place
+	}
+}
+
+func (p *place) settle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settled = true
+	if p.waiting != nil {
+		p.waiting.Stop()
+	}
+}
+
+// take waits for a place, where it was given away.
+func (p *place) take(ctx context.Context) error {
+	p.settle()
+	if !p.quiet {
+		return nil
+	}
+	select {
+	case p.e.working <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-p.e.quiet
+	p.quiet = false
+	return nil
+}
+
+func (p *place) leave() {
+	p.settle()
+	if p.quiet {
+		<-p.e.quiet
+	} else {
+		<-p.e.working
+	}
 }
 
 // failure carries an error together with what it means for the target.
@@ -244,11 +337,12 @@ type failure struct {
 	err  error
 }
 
-func (e *engine) work(ctx context.Context, t Target) Outcome {
+func (e *engine) work(ctx context.Context, t Target, p *place) Outcome {
 	began := time.Now()
 	out := Outcome{Target: t}
-	f := e.attempt(ctx, &out)
+	f := e.attempt(ctx, &out, p)
 	out.Took = time.Since(began)
+	out.Warnings = warningsOf(out.Result.About)
 	if f == nil {
 		return out
 	}
@@ -262,10 +356,10 @@ func (e *engine) work(ctx context.Context, t Target) Outcome {
 	return out
 }
 
-func (e *engine) attempt(ctx context.Context, out *Outcome) *failure {
+func (e *engine) attempt(ctx context.Context, out *Outcome, p *place) *failure {
 	began := time.Now()
 	finding, cancel := context.WithTimeout(ctx, e.Timeout)
-	device, f := e.find(finding, out.Target)
+	device, f := e.find(finding, out.Target, p)
 	cancel()
 	if f != nil {
 		return f
@@ -276,28 +370,38 @@ func (e *engine) attempt(ctx context.Context, out *Outcome) *failure {
 		return &failure{NoTrust, Connect, wsman.ErrNoTrust}
 	}
 
-	// The wait for the guard is not the device's fault and does not count against its time.
-	left := e.Timeout - time.Since(began)
-	place, err := e.guard.enter(ctx)
+	// The waits for a place and for the guard are not the device's fault and do not count against its time.
+	left, waiting := e.Timeout-time.Since(began), time.Now()
+	if err := p.take(ctx); err != nil {
+		return &failure{Interrupted, Connect, err}
+	}
+	pass, err := e.guard.enter(ctx)
 	if errors.Is(err, errStopped) {
 		return &failure{NotTried, Connect, err}
 	}
 	if err != nil {
 		return &failure{Interrupted, Connect, err}
 	}
+	if time.Since(waiting) > connectTimeout {
+		device.close() // who knows whether the device has kept it: dial makes another
+	}
 	working, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 
-	code, err := e.initialize(working, device, out)
+	logOns := &wsman.LogOns{Left: maxLogOns, LetIn: func() {
+		out.letIn = true
+		e.guard.letIn()
+	}}
+	code, err := e.initialize(working, device, logOns, out)
 	if code == EnterpriseMode {
 		// The mode wants TLS. It has both ports open, and the one without TLS is the first that was tried.
 		if secure := e.besideWithTLS(working, device); secure != nil {
 			defer secure.close()
 			out.Reached, out.TLS = secure.at, true
-			code, err = e.initialize(working, secure, out)
+			code, err = e.initialize(working, secure, logOns, out)
 		}
 	}
-	e.guard.leave(place, code)
+	e.guard.leave(pass, code == LogOnRefused)
 	if code != "" {
 		return &failure{code, Initialize, err}
 	}
@@ -310,8 +414,8 @@ func (e *engine) besideWithTLS(ctx context.Context, d *device) *device {
 	if d.tls || e.Port != 0 || e.RootCAs == nil && len(e.PinSPKI) == 0 {
 		return nil
 	}
-	secure := &device{host: d.host, at: netip.AddrPortFrom(d.at.Addr(), PortTLS), tls: true}
-	conn, err := connect(ctx, secure.at)
+	secure := &device{e: e, host: d.host, at: netip.AddrPortFrom(d.at.Addr(), PortTLS), tls: true}
+	conn, err := e.connect(ctx, secure.at)
 	if err != nil {
 		return nil
 	}
@@ -319,19 +423,26 @@ func (e *engine) besideWithTLS(ctx context.Context, d *device) *device {
 	return secure
 }
 
-// initialize works on a device that was found, once more if the connection breaks, and leaves in out what it saw.
-func (e *engine) initialize(ctx context.Context, d *device, out *Outcome) (code Code, err error) {
+// initialize works on a device that was found, and leaves in out what it saw. If the connection breaks, it does all of it
+// once more: whatever call the break hit, the work begins by reading what is there, adds only what is missing, and an
+// entry that was added twice is refused by the device as a duplicate. What was refused, and what took too long, is not
+// repeated.
+func (e *engine) initialize(ctx context.Context, d *device, logOns *wsman.LogOns, out *Outcome) (code Code, err error) {
 	var before amt.Result // what the connection that broke did counts: it was not so before we came
 	for again := true; ; again = false {
-		out.Result, err = e.initializeOnce(ctx, d)
-		out.Result.EnterpriseAdded = out.Result.EnterpriseAdded || before.EnterpriseAdded
-		out.Result.AllocationAdded = out.Result.AllocationAdded || before.AllocationAdded
-		out.Result.AllocationEnlarged = out.Result.AllocationEnlarged || before.AllocationEnlarged
+		r, failed := e.initializeOnce(ctx, d, logOns)
+		if !again && errors.Is(failed, wsman.ErrLogOnsSpent) {
+			return code, err // what there is to say is that the connection broke
+		}
+		err = failed
+		r.EnterpriseAdded = r.EnterpriseAdded || before.EnterpriseAdded
+		r.AllocationAdded = r.AllocationAdded || before.AllocationAdded
+		r.AllocationEnlarged = r.AllocationEnlarged || before.AllocationEnlarged
+		out.Result, before = r, r
 		if err == nil {
 			return "", nil
 		}
-		before = out.Result
-		if code = classify(err, out.Result); code != ConnectionBroken || !again {
+		if code = classify(err, r); code != ConnectionBroken || !again {
 			return code, err
 		}
 		if sleep(ctx, retryWait+rand.N(retryJitter)) != nil {
@@ -340,7 +451,7 @@ func (e *engine) initialize(ctx context.Context, d *device, out *Outcome) (code 
 	}
 }
 
-func (e *engine) initializeOnce(ctx context.Context, d *device) (amt.Result, error) {
+func (e *engine) initializeOnce(ctx context.Context, d *device, logOns *wsman.LogOns) (amt.Result, error) {
 	c, err := wsman.NewClient(wsman.Endpoint{
 		URL:      d.url(),
 		User:     e.User,
@@ -349,185 +460,19 @@ func (e *engine) initializeOnce(ctx context.Context, d *device) (amt.Result, err
 		PinSPKI:  e.PinSPKI,
 		Dial:     d.dial,
 		MaxReply: maxReply,
+		LogOns:   logOns,
 	})
 	if err != nil {
 		return amt.Result{}, err
 	}
 	defer c.Close()
+	if e.DryRun {
+		return amt.Inspect(ctx, c, e.Enterprise)
+	}
 	return amt.Initialize(ctx, c, e.Enterprise)
 }
 
-// device is an AMT port that took a connection.
-type device struct {
-	host  string // for the certificate; "" if only the address is known
-	at    netip.AddrPort
-	tls   bool
-	ready net.Conn // the connection that found it; used first, so that a device sees no connection without a request
-}
-
-func (d *device) url() string {
-	u := url.URL{Scheme: "http", Host: d.at.String(), Path: "/wsman"}
-	if d.tls {
-		u.Scheme = "https"
-		if isHostName(d.host) {
-			u.Host = net.JoinHostPort(d.host, fmt.Sprint(d.at.Port()))
-		}
-	}
-	return u.String()
-}
-
-func (d *device) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	if c := d.ready; c != nil {
-		d.ready = nil
-		return c, nil
-	}
-	return connect(ctx, d.at)
-}
-
-func (d *device) close() {
-	if d.ready != nil {
-		d.ready.Close()
-	}
-}
-
-// find looks for the target at its addresses, in the order that the options want, and stops at the first that takes
-// a connection. The second source of addresses is asked only if nothing answered at the first.
-func (e *engine) find(ctx context.Context, t Target) (*device, *failure) {
-	byName := func() ([]netip.Addr, *failure) {
-		if t.Host == "" {
-			return nil, nil
-		}
-		looking, cancel := context.WithTimeout(ctx, lookupTimeout)
-		defer cancel()
-		addrs, err := e.lookup(looking, t.Host)
-		if err != nil || len(addrs) == 0 {
-			return nil, &failure{Unresolvable, Resolve, err}
-		}
-		return addrs[:min(len(addrs), maxAddresses)], nil
-	}
-	byFile := func() ([]netip.Addr, *failure) {
-		if !t.Address.IsValid() {
-			return nil, nil
-		}
-		return []netip.Addr{t.Address}, nil
-	}
-	sources := []func() ([]netip.Addr, *failure){byName, byFile}
-	if e.AddressFirst {
-		sources[0], sources[1] = byFile, byName
-	}
-
-	var unresolved, silent *failure
-	tried, loopbackOnly := make(map[netip.Addr]bool), true
-	for _, source := range sources {
-		addrs, f := source()
-		if f != nil {
-			unresolved = f
-			continue
-		}
-		for _, a := range addrs {
-			a = a.Unmap()
-			if tried[a] || a.IsUnspecified() || a.IsMulticast() || a == broadcast {
-				continue // a connection to 0.0.0.0 would end at this machine
-			}
-			tried[a] = true
-			loopbackOnly = loopbackOnly && a.IsLoopback()
-			if e.own[a.WithZone("")] && !a.IsLoopback() {
-				return nil, &failure{OwnMachine, Connect, fmt.Errorf("%s is an address of this machine", a)}
-			}
-			d, f := e.knock(ctx, t, a)
-			if d != nil {
-				return d, nil
-			}
-			if f.code == LocalResources || ctx.Err() != nil {
-				return nil, f
-			}
-			silent = f
-		}
-	}
-	switch {
-	case silent != nil && loopbackOnly && sameHost(t.Host, e.ownName):
-		// Debian's hosts file leads a machine's own name to 127.0.1.1.
-		return nil, &failure{OwnMachine, Connect, fmt.Errorf("%s is the name of this machine", t.Host)}
-	case silent != nil:
-		return nil, silent
-	case unresolved != nil:
-		return nil, unresolved
-	}
-	return nil, &failure{Unresolvable, Resolve, errors.New("no address that a PC can have")}
-}
-
-var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-
-// knock connects to the AMT port of one address, or to the first of the two that takes the connection.
-func (e *engine) knock(ctx context.Context, t Target, a netip.Addr) (*device, *failure) {
-	ports := []device{{at: netip.AddrPortFrom(a, PortHTTP)}, {at: netip.AddrPortFrom(a, PortTLS), tls: true}}
-	if e.Port != 0 {
-		ports = []device{{at: netip.AddrPortFrom(a, uint16(e.Port)), tls: e.TLS}}
-	}
-	var errs []error
-	for _, d := range ports {
-		conn, err := connect(ctx, d.at)
-		if err == nil {
-			d.host, d.ready = t.Host, conn
-			return &d, nil
-		}
-		if exhausted(err) {
-			return nil, &failure{LocalResources, Connect, err}
-		}
-		errs = append(errs, err)
-	}
-	return nil, &failure{NothingAnswers, Connect, joined(errs)}
-}
-
-func connect(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{Timeout: connectTimeout}
-	return d.DialContext(ctx, "tcp", at.String())
-}
-
-// joined puts errors on one line; errors.Join would put each on its own.
-func joined(errs []error) error {
-	err := errs[0]
-	for _, next := range errs[1:] {
-		err = fmt.Errorf("%w; %w", err, next)
-	}
-	return err
-}
-
-// sameHost compares host names, of which either may lack the domain.
-func sameHost(a, b string) bool {
-	a, domainA, okA := strings.Cut(strings.TrimSuffix(a, "."), ".")
-	b, domainB, okB := strings.Cut(strings.TrimSuffix(b, "."), ".")
-	return a != "" && strings.EqualFold(a, b) && (!okA || !okB || strings.EqualFold(domainA, domainB))
-}
-
-// isHostName keeps names out of a URL that would change its meaning there.
-func isHostName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {
-			return false
-		}
-	}
-	return s != ""
-}
-
 func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
-
-func ownAddresses() (map[netip.Addr]bool, error) {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, err
-	}
-	own := make(map[netip.Addr]bool)
-	for _, a := range addrs {
-		if ipnet, ok := a.(*net.IPNet); ok {
-			if ip, ok := netip.AddrFromSlice(ipnet.IP); ok {
-				own[ip.Unmap()] = true
-			}
-		}
-	}
-	return own, nil
-}
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
@@ -538,88 +483,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// guard is the lockout guard: see the package comment.
-type guard struct {
-	places chan struct{} // taken by devices being logged on to, kept by those that refused
-	open   chan struct{} // closed once a device let us in
-	stop   chan struct{} // closed once every place is kept
-
-	mu      sync.Mutex
-	opened  bool
-	refused int
-}
-
-func newGuard(open bool) *guard {
-	g := &guard{
-		places: make(chan struct{}, guardPlaces),
-		open:   make(chan struct{}),
-		stop:   make(chan struct{}),
-		opened: open,
-	}
-	if open {
-		close(g.open)
-	}
-	return g
-}
-
-var errStopped = errors.New("the first devices that answered all refused the log-on")
-
-// enter waits until this device may be logged on to. held says that leave must give a place back.
-func (g *guard) enter(ctx context.Context) (held bool, err error) {
-	select {
-	case <-g.open:
-		return false, nil
-	default:
-	}
-	select {
-	case <-g.open:
-		return false, nil
-	case <-g.stop:
-		return false, errStopped
-	case g.places <- struct{}{}:
-		return true, nil
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-}
-
-func (g *guard) leave(held bool, code Code) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case letIn(code):
-		if !g.opened {
-			g.opened = true
-			close(g.open)
-		}
-	case code == LogOnRefused && held:
-		if g.refused++; g.refused == guardPlaces { // so none of the five was let in
-			close(g.stop)
-		}
-		return
-	}
-	if held {
-		<-g.places
-	}
-}
-
-func (g *guard) stopped() bool {
-	select {
-	case <-g.stop:
-		return true
-	default:
-		return false
-	}
-}
-
-// letIn reports outcomes that prove that our user and password are right for some device.
-func letIn(c Code) bool {
-	switch c {
-	case "", LockedOut, RealmMissing, No3PDS, NotProvisioned, EnterpriseMode, EACLFull, AllocationFull, OutOfStorage,
-		WornOut, UnexpectedStatus:
-		return true
-	}
-	return false
 }

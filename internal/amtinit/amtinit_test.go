@@ -15,80 +15,6 @@ import (
 	"time"
 )
 
-func TestGuard(t *testing.T) {
-	t.Parallel()
-	enter := func(g *guard) (bool, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		return g.enter(ctx)
-	}
-	mustEnter := func(t *testing.T, g *guard, want bool) {
-		t.Helper()
-		if held, err := enter(g); held != want || err != nil {
-			t.Fatalf("enter = %v, %v; want %v", held, err, want)
-		}
-	}
-	t.Run("five refusals stop the run", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			g := newGuard(false)
-			for n := range guardPlaces {
-				mustEnter(t, g, true)
-				if g.stopped() {
-					t.Fatalf("stopped after %d refusals", n)
-				}
-				g.leave(true, LogOnRefused)
-			}
-			if _, err := enter(g); !g.stopped() || !errors.Is(err, errStopped) {
-				t.Fatalf("a sixth device: %v", err)
-			}
-		})
-	})
-	t.Run("a sixth device waits for the first five", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			g := newGuard(false)
-			for range guardPlaces {
-				mustEnter(t, g, true)
-			}
-			if _, err := enter(g); !errors.Is(err, context.DeadlineExceeded) {
-				t.Fatalf("a sixth device: %v, want it to wait", err)
-			}
-			g.leave(true, ConnectionBroken) // proves nothing: the place is free again
-			mustEnter(t, g, true)
-		})
-	})
-	t.Run("one success switches it off", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			g := newGuard(false)
-			for range guardPlaces {
-				mustEnter(t, g, true)
-			}
-			g.leave(true, "")
-			for range guardPlaces {
-				mustEnter(t, g, false)
-				g.leave(false, LogOnRefused)
-			}
-			for range guardPlaces - 1 {
-				g.leave(true, LogOnRefused)
-			}
-			if g.stopped() {
-				t.Error("stopped though one device let us in")
-			}
-		})
-	})
-	t.Run("ignored", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			g := newGuard(true)
-			for range 3 * guardPlaces {
-				mustEnter(t, g, false)
-				g.leave(false, LogOnRefused)
-			}
-			if g.stopped() {
-				t.Error("stopped though it is to be ignored")
-			}
-		})
-	})
-}
-
 // listen takes connections on a loopback address and counts them.
 func listen(t *testing.T, address string) netip.AddrPort {
 	t.Helper()
@@ -157,7 +83,7 @@ func TestFind(t *testing.T) {
 					return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 				},
 			}
-			d, f := e.find(t.Context(), test.target)
+			d, f := e.find(t.Context(), test.target, &place{e: &e})
 			if looked != test.looked {
 				t.Errorf("looked the name up: %v, want %v", looked, test.looked)
 			}
@@ -186,7 +112,7 @@ func TestFindGivesUpOnAResolverThatHangs(t *testing.T) {
 			return nil, ctx.Err()
 		}}
 		began := time.Now()
-		_, f := e.find(t.Context(), Target{Host: "pc"})
+		_, f := e.find(t.Context(), Target{Host: "pc"}, &place{e: &e})
 		if f == nil || f.code != Unresolvable || time.Since(began) != lookupTimeout {
 			t.Errorf("%+v after %s, want %s after %s", f, time.Since(began), Unresolvable, lookupTimeout)
 		}
@@ -208,7 +134,7 @@ func TestKnockTriesBothPorts(t *testing.T) {
 		{"127.49.2.2", secure, true},
 		{"127.49.2.3", both, false},
 	} {
-		d, f := new(engine).knock(t.Context(), Target{}, netip.MustParseAddr(test.address))
+		d, f := new(engine).knock(t.Context(), Target{}, []netip.Addr{netip.MustParseAddr(test.address)}, &place{e: new(engine)})
 		if f != nil {
 			t.Errorf("%s: %s: %v", test.address, f.code, f.err)
 			continue
@@ -218,7 +144,7 @@ func TestKnockTriesBothPorts(t *testing.T) {
 			t.Errorf("%s: found at %s, TLS %v", test.address, d.at, d.tls)
 		}
 	}
-	_, f := new(engine).knock(t.Context(), Target{}, netip.MustParseAddr("127.49.2.4"))
+	_, f := new(engine).knock(t.Context(), Target{}, []netip.Addr{netip.MustParseAddr("127.49.2.4")}, &place{e: new(engine)})
 	if f == nil || f.code != NothingAnswers {
 		t.Errorf("nothing listens: %+v", f)
 	}
@@ -258,19 +184,21 @@ func TestSameHost(t *testing.T) {
 	}
 }
 
-// The engine pulls a target only when it has a free place for it, gives every target one outcome, and never works on
-// more than Parallel at a time.
 func TestWithinFiles(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct{ parallel, files, want int }{
-		{512, 0, 512}, {512, 1 << 20, 512}, {512, 1056, 512}, {512, 1054, 511}, {4096, 256, 112}, {1, 256, 1}, {512, 32, 1}, {512, 8, 1},
+	for _, test := range []struct{ parallel, files, working, quiet int }{
+		{512, 0, 512, maxQuiet}, {512, 1 << 20, 512, maxQuiet}, {512, 1056, 512, 0}, {512, 1054, 511, 0}, {512, 1256, 512, 100},
+		{4096, 256, 112, 0}, {1, 256, 1, 111}, {512, 32, 1, 0}, {512, 8, 1, 0},
 	} {
-		if got := withinFiles(test.parallel, test.files); got != test.want {
-			t.Errorf("%d targets at a time with %d files: %d, want %d", test.parallel, test.files, got, test.want)
+		working, quiet := withinFiles(test.parallel, test.files)
+		if working != test.working || quiet != test.quiet {
+			t.Errorf("%d targets at a time with %d files: %d and %d quiet ones, want %d and %d", test.parallel, test.files, working, quiet, test.working, test.quiet)
 		}
 	}
 }
 
+// The engine pulls a target only when it has a free place for it, gives every target one outcome, and never works on
+// more than Parallel at a time.
 func TestRunBoundsParallelism(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
