@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 
@@ -15,6 +16,7 @@ import (
 
 type sysconfigCmd struct {
 	Export sysconfigExportCmd `cmd:"" help:"Write the file that dcmamtin /f reads." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
+	Import sysconfigImportCmd `cmd:"" help:"Take hosts from such a file, or from a hosts file." example:"sysconfig import /tmp/NETM.NDD; sysconfig import /etc/hosts --json"`
 }
 
 type sysconfigExportCmd struct {
@@ -48,6 +50,59 @@ func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
 		fmt.Fprintf(p.stdout, "%s: %d hosts\n", shown(c.File), len(entries))
 		return nil
 	})
+}
+
+type sysconfigImportCmd struct {
+	File string `arg:"" name:"file" help:"File to read; nothing is imported unless every line of it is right."`
+}
+
+func (c *sysconfigImportCmd) Run(ctx context.Context, p *program) error {
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		// Opening a pipe would wait for its writer, and it could not be read twice.
+		info, err := os.Stat(c.File)
+		if err == nil && !info.Mode().IsRegular() {
+			return fmt.Errorf("import: %s is not a file; check the path", c.File)
+		}
+		var f *os.File
+		if err == nil {
+			f, err = os.Open(c.File)
+		}
+		if err != nil {
+			return fmt.Errorf("import: %w; check the path, and that you may read it", err)
+		}
+		defer f.Close()
+		full, err := filepath.Abs(c.File)
+		if err != nil {
+			return fmt.Errorf("import: %w", err)
+		}
+		done, err := reg.ImportSystemConfiguration(ctx, full, systemUser(), sysconfig.Read(f))
+		var wrong *sysconfig.SyntaxError
+		switch {
+		case errors.As(err, &wrong):
+			return fmt.Errorf("import: %s: %w; correct the line, nothing was imported", c.File, err)
+		case err != nil:
+			return fmt.Errorf("import: %s: %w", c.File, err)
+		}
+		for _, r := range done.Remarks {
+			p.say(c.File + ": " + r)
+		}
+		if p.json {
+			return p.printJSON(struct {
+				File string `json:"file"`
+				registry.Imported
+			}{c.File, done})
+		}
+		fmt.Fprintf(p.stdout, "%s: added %d, changed %d, unchanged %d\n", shown(c.File), done.Added, done.Changed, done.Unchanged)
+		return nil
+	})
+}
+
+// systemUser is who runs this command, as the system calls him.
+func systemUser() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return fmt.Sprint("uid ", os.Getuid()) // an account that the system has no name for
 }
 
 // replaceFile writes a whole file under a temporary name and puts it in place.
