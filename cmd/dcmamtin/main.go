@@ -180,7 +180,7 @@ func (c *command) configure() (dataDir string, p *problem) {
 		return "", newProblem(exitOther, textNoTrust, path)
 	}
 	for _, warning := range cfg.AMT.Warnings() {
-		c.say(amtinit.Printable(warning, maxShownError))
+		c.say(fmt.Sprintf(textConfigWarning.In(c.lang), amtinit.Printable(warning, maxShownError)))
 	}
 
 	dir := cfg.DataDir

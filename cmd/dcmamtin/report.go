@@ -334,6 +334,9 @@ func (r *report) summary(s amtinit.Summary, targets, exit int, log string) {
 	r.table(width, textWarnings, r.warningRows())
 
 	r.line("")
+	if r.dryRun {
+		r.fitted(width, textDryRun.In(r.lang))
+	}
 	totals := fmt.Sprintf(textSummary.In(r.lang), targets, s.OK, s.Already, s.Failed, untried)
 	if r.dryRun {
 		totals = fmt.Sprintf(textSummaryDry.In(r.lang), targets, s.Already, s.OK-s.Already, s.Failed, untried)
@@ -347,7 +350,7 @@ func (r *report) summary(s amtinit.Summary, targets, exit int, log string) {
 	}
 	// Paths and commands are not broken: they are there to be copied.
 	r.line(fmt.Sprintf(textLogAt.In(r.lang), exit, log))
-	if s.Failed+s.NotTried > 0 && s.OK+s.Failed+s.NotTried == targets && s.Reasons[amtinit.Interrupted] == 0 && r.file != "" && !r.dryRun && optionNamed("--retry-failed") != nil {
+	if s.Failed+s.NotTried > 0 && s.OK+s.Failed+s.NotTried == targets && s.Reasons[amtinit.Interrupted] == 0 && r.file != "" && !r.dryRun {
 		r.line(textRetry.In(r.lang))
 		r.line("  " + r.again("--retry-failed"))
 	}
@@ -411,6 +414,7 @@ func (r *report) table(width int, heading amtinit.Text, rows []row) {
 	r.line("")
 	r.fitted(width, heading.In(r.lang))
 	for _, row := range rows {
+		r.line("")
 		hosts := make([]string, 0, len(row.hosts))
 		for _, h := range row.hosts {
 			hosts = append(hosts, amtinit.Printable(h, maxShown))

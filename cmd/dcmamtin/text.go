@@ -80,6 +80,9 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 	textSystem = amtinit.Text{
 		EN: "%v",
 		JA: "コマンドの実行環境を確認してください: %v"}
+	textConfigWarning = amtinit.Text{
+		EN: "%s",
+		JA: "設定ファイルの内容を確認してください: %s"}
 	textNoTrust = amtinit.Text{
 		EN: "[amt] tls = true needs tls_ca or tls_pin beside it; set one of them in %s",
 		JA: "[amt]でtls = trueを指定する場合は、tls_caまたはtls_pinが必要です。%sに設定してください"}
@@ -147,11 +150,14 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 	textFailed      = amtinit.Text{EN: "FAILED", JA: "失敗"}
 	textRemedy      = amtinit.Text{EN: "Remedy:", JA: "対処:"}
 	textSummary     = amtinit.Text{
-		EN: "Targets: %d, initialized %d (%d of them already before), failed %d, not tried %d",
+		EN: "Targets: %d, initialized %d (%d of them already), failed %d, not tried %d",
 		JA: "実行先%d台: 成功%d台(うち初期設定済み%d台)、失敗%d台、未実行%d台"}
 	textSummaryDry = amtinit.Text{
-		EN: "Targets: %d, initialized already %d, would be initialized %d, would fail %d, not tried %d (dry run: nothing was changed)",
-		JA: "実行先%d台: 初期設定済み%d台、初期設定が必要%d台、失敗の見込み%d台、未実行%d台(確認だけを行い、何も変更していません)"}
+		EN: "Targets: %d, initialized %d, to initialize %d, would fail %d, not tried %d",
+		JA: "実行先%d台: 初期設定済み%d台、初期設定が必要%d台、失敗の見込み%d台、未実行%d台"}
+	textDryRun = amtinit.Text{
+		EN: "Dry run: nothing was changed.",
+		JA: "確認だけを行いました。何も変更していません。"}
 	textReasons    = amtinit.Text{EN: "Why targets failed:", JA: "失敗の要因:"}
 	textReasonsDry = amtinit.Text{EN: "Why targets would fail:", JA: "失敗が見込まれる要因:"}
 	textWarnings   = amtinit.Text{EN: "Warnings:", JA: "警告:"}
