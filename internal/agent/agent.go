@@ -5,7 +5,8 @@
 // # What is durable when
 //
 // The data folder holds, beside the host ID management file, the chain of reports (chain.json), what must be told
-// about overwritten records (overwritten.json) and what the last check-in came to (status.json, for people). A
+// about overwritten records (overwritten.json), an order that is being carried out (orders.json), the manager's list of
+// values that prove nothing (placeholders.json) and what the last check-in came to (status.json, for people). A
 // proof is on disk before the record that it speaks of is overwritten; a report is on disk before it is sent, and
 // is sent again unchanged until it is accepted. So a crash or power cut at any point loses neither a proof nor a
 // link of the chain, and never makes two reports out of one.
@@ -93,17 +94,24 @@ type Agent struct {
 	chain  chain
 	over   overwritten
 	unread string // why the chain could not be read; the next epoch says so
+	orders ordersFile
+	open   []openOrder // orders that this process has yet to carry out
+	known  hardware.Placeholders
+	offer  string // a list of placeholders from the last reply
 	run    run
 	status Status
 
 	failures int           // check-ins in a row that trying again may mend
 	due      time.Duration // on the awake clock: when the next check-in is due
+	hurried  bool          // the last check-in was followed by an early one, to acknowledge an order
 
 	// What was logged last: a fault that lasts is logged once, not every five minutes.
 	shown    string          // the error of the last check-in
 	reported bool            // a check-in of this process succeeded
 	unseen   string          // why facts about this PC were missing
 	told     map[string]bool // sentences about stores
+
+	unadopted string // why a list of placeholders is not used
 
 	higher    checkin.HigherSystem
 	higherKey checkin.Fingerprint
@@ -154,6 +162,18 @@ func Open(o Options) (_ *Agent, err error) {
 		o.Log.Error("the list of overwritten records cannot be read", "reason", lost)
 	}
 	a.over = over
+	if a.orders, lost, err = loadOrders(o.DataDir, o.clock.wall()); err != nil {
+		return nil, err
+	}
+	if lost != "" {
+		o.Log.Error("the state of orders cannot be read: an order that was being carried out may not be acknowledged", "reason", lost)
+	}
+	if a.known, lost, err = loadPlaceholders(o.DataDir, o.clock.wall()); err != nil {
+		return nil, err
+	}
+	if lost != "" {
+		o.Log.Error("the manager's list of placeholder values cannot be read; it is asked for again", "reason", lost)
+	}
 	if reply, err := a.chain.reply(); err == nil { // check has verified it
 		a.lastReply.time = reply.Time
 	}
@@ -196,18 +216,76 @@ func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
 	if a.run.slept(a.o.clock) {
 		a.run = beginRun(a.o.clock)
 	}
+	// The file says whether an order that was begun was carried out; so it must not change before.
+	if err := a.finishBegun(ctx); err != nil {
+		return Outcome{}, a.without(ctx, err)
+	}
 	facts, unread, err := a.gather(ctx)
 	if err != nil {
 		return Outcome{}, err
 	}
+	if err := a.carryOut(ctx, facts, unread); err != nil {
+		return Outcome{}, a.without(ctx, err)
+	}
 	est, err := a.establish(ctx, facts, unread)
 	if err != nil {
-		if ctx.Err() == nil {
-			a.failed(err)
-		}
-		return Outcome{}, err
+		return Outcome{}, a.without(ctx, err)
 	}
-	out := Outcome{
+	var reply checkin.ReplyStatus
+	if err = a.inUse(est.Record.HostID); err == nil {
+		reply, err = a.report(ctx, est, facts)
+	}
+	if err != nil && ctx.Err() != nil {
+		return outcome(est, unread), ctx.Err()
+	}
+	if err == nil {
+		if est, err = a.follow(ctx, est, facts, unread); err != nil {
+			return outcome(est, unread), a.without(ctx, err)
+		}
+	}
+	out := outcome(est, unread)
+	out.CheckedIn, out.Reply = err == nil, reply
+	if err != nil {
+		out.Refused = errors.Is(err, checkin.ErrRefused) || errors.Is(err, checkin.ErrUntrusted)
+		out.Error = err.Error()
+	}
+	a.finished(est, out)
+	return out, nil
+}
+
+// follow does what the reply asks for, and lets memory follow at once.
+func (a *Agent) follow(ctx context.Context, est hostid.Outcome, facts hardware.Facts, unread string) (hostid.Outcome, error) {
+	a.adopt(ctx, facts, unread)
+	if len(a.open) == 0 {
+		return est, nil
+	}
+	done := len(a.chain.Done)
+	if err := a.carryOut(ctx, facts, unread); err != nil {
+		if ctx.Err() == nil {
+			a.o.Log.Warn("an order is not noted as carried out yet", "reason", err)
+		}
+		return est, ctx.Err()
+	}
+	if len(a.chain.Done) == done {
+		return est, nil
+	}
+	next, err := a.establish(ctx, facts, unread)
+	if err != nil {
+		return est, err
+	}
+	return next, nil
+}
+
+// without notes that there is no check-in, and why.
+func (a *Agent) without(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		a.failed(err)
+	}
+	return err
+}
+
+func outcome(est hostid.Outcome, unread string) Outcome {
+	return Outcome{
 		HostID:      est.Record.HostID,
 		Origin:      est.Origin,
 		Provisional: est.Record.Local.Provisional,
@@ -218,19 +296,6 @@ func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
 
 		HardwareError: unread,
 	}
-	if err = a.inUse(out.HostID); err == nil {
-		out.Reply, err = a.report(ctx, est, facts)
-	}
-	if err != nil && ctx.Err() != nil {
-		return out, ctx.Err()
-	}
-	out.CheckedIn = err == nil
-	if err != nil {
-		out.Refused = errors.Is(err, checkin.ErrRefused) || errors.Is(err, checkin.ErrUntrusted)
-		out.Error = err.Error()
-	}
-	a.finished(est, out)
-	return out, nil
 }
 
 // memoryOf leaves out the host ID management file: after Establish it always holds the host ID.
@@ -245,13 +310,21 @@ func memoryOf(est hostid.Outcome) []hostid.StoreState {
 }
 
 func (a *Agent) establish(ctx context.Context, facts hardware.Facts, unread string) (hostid.Outcome, error) {
+	defer a.closeStores(ctx)
+	return a.keeper(facts, unread).Establish(ctx)
+}
+
+// evidence is what of the facts tells this PC from others, as this client knows.
+func (a *Agent) evidence(facts hardware.Facts) hostid.Evidence { return facts.EvidenceWithout(a.known) }
+
+func (a *Agent) keeper(facts hardware.Facts, unread string) *hostid.Keeper {
 	wait := a.o.RestoreWait
 	if wait == 0 {
 		wait = -1
 	}
-	keeper := hostid.Keeper{
+	keeper := &hostid.Keeper{
 		File:            hostid.NewFile(a.o.DataDir),
-		Evidence:        facts.Evidence(),
+		Evidence:        a.evidence(facts),
 		Expected:        facts.SMBIOSAMT,
 		RestoreWait:     wait,
 		BeforeOverwrite: a.beforeOverwrite,
@@ -264,19 +337,20 @@ func (a *Agent) establish(ctx context.Context, facts hardware.Facts, unread stri
 		}
 		keeper.Memory = append(keeper.Memory, hostid.NamedStore{Name: s.Name, Store: store})
 	}
-	// A store that keeps a session open would hold one of the few places for it until the next check-in.
-	defer func() {
-		for _, s := range a.o.Stores {
-			if c, ok := s.Store.(interface{ Close(context.Context) error }); ok {
-				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-				if err := c.Close(ctx); err != nil {
-					a.o.Log.Debug("close store", "store", s.Name, "error", err)
-				}
-				cancel()
+	return keeper
+}
+
+// closeStores ends what stores keep open: a session would hold one of the few places for it until the next check-in.
+func (a *Agent) closeStores(ctx context.Context) {
+	for _, s := range a.o.Stores {
+		if c, ok := s.Store.(interface{ Close(context.Context) error }); ok {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			if err := c.Close(ctx); err != nil {
+				a.o.Log.Debug("close store", "store", s.Name, "error", err)
 			}
+			cancel()
 		}
-	}()
-	return keeper.Establish(ctx)
+	}
 }
 
 // boundedStore gives every call of a store its own deadline: one that hangs is unavailable, and does not keep the
@@ -308,7 +382,7 @@ func bounded(ctx context.Context, call func(context.Context) error) error {
 // beforeOverwrite is the Keeper's: what the manager must be told is durable before a record is gone.
 func (a *Agent) beforeOverwrite(_ context.Context, o hostid.Overwrite) error {
 	w := overwriting{Kind: o.Kind, Store: o.Store, Old: o.Old.HostID, New: o.New.HostID}
-	if o.Kind == hostid.Replaced {
+	if o.Kind == hostid.Replaced || o.Kind == hostid.Rebound && o.Old.HostID != o.New.HostID {
 		manager, err := a.manager()
 		if err != nil {
 			return fmt.Errorf("the proof for the manager cannot be made yet: %w", err)
@@ -456,7 +530,10 @@ func (a *Agent) continueChain(est hostid.Outcome, manager checkin.Fingerprint) e
 		next.Enrolled = false
 	}
 	if c.Manager != manager {
-		next.Reply, next.ReplyTo, next.Done = "", checkin.Digest{}, nil
+		next.Reply, next.ReplyTo = "", checkin.Digest{}
+		if c.Manager != "" {
+			next.Done = nil
+		}
 	}
 	next.HostID, next.Manager = est.Record.HostID, manager
 	if err := a.saveChain(next); err != nil {
@@ -502,29 +579,30 @@ func (a *Agent) report(ctx context.Context, est hostid.Outcome, facts hardware.F
 		}
 	}
 
-	enrol := token
-	if a.chain.Enrolled {
-		enrol = nil
+	tokens := []*checkin.EnrolmentToken{token, a.orderedToken(est.Record.HostID)}
+	tokens = slices.DeleteFunc(tokens, func(t *checkin.EnrolmentToken) bool { return t == nil })
+	// A reinstalled PC that kept its key needs no token, so an old one on the image does no harm; and a manager that
+	// forgot this host, or lost its database, takes it in again.
+	attempts := append(slices.Clone(tokens), nil)
+	if a.chain.Enrolled || len(tokens) == 0 {
+		attempts = append([]*checkin.EnrolmentToken{nil}, tokens...)
 	}
-	status, err := a.reportNow(ctx, higher, est, facts, enrol)
-	var refusal *checkin.Refusal
-	if !errors.As(err, &refusal) {
-		return status, err
-	}
-	switch {
-	case refusal.Code == checkin.NeedsEnrolment && enrol == nil && token != nil:
-		// The manager forgot this host, or lost its database.
-		status, err = a.reportNow(ctx, higher, est, facts, token)
-	case refusal.Code == checkin.BadToken && enrol != nil:
-		// A reinstalled PC that kept its key needs no token, so an old one on the image does no harm.
-		if again, againErr := a.reportNow(ctx, higher, est, facts, nil); !errors.Is(againErr, checkin.ErrRefused) {
-			status, err = again, againErr
+	var status checkin.ReplyStatus
+	var refused error // what an administrator can help against
+	for _, enrol := range attempts {
+		status, err = a.reportNow(ctx, higher, est, facts, enrol)
+		var refusal *checkin.Refusal
+		if !errors.As(err, &refusal) {
+			return status, err
+		}
+		if refused == nil || enrol != nil {
+			refused = advise(refusal, tokenErr)
+		}
+		if refusal.Code != checkin.BadToken && refusal.Code != checkin.NeedsEnrolment {
+			break
 		}
 	}
-	if errors.As(err, &refusal) {
-		err = advise(refusal, tokenErr)
-	}
-	return status, err
+	return "", refused
 }
 
 // advise adds to a refusal what to do about it.
@@ -582,6 +660,11 @@ func (a *Agent) compose(est hostid.Outcome, facts hardware.Facts) checkin.Report
 		EpochBy:     a.chain.EpochBy,
 		CopyOf:      local.CopyOf,
 		Done:        a.chain.Done,
+
+		Placeholders: a.known.Digest(),
+	}
+	for _, f := range a.orders.Failed {
+		r.Observations = append(r.Observations, f.observation(r.HostID))
 	}
 	for _, s := range memoryOf(est) {
 		state := checkin.StoreState{Name: s.Name, State: string(s.State), Error: s.Error}
@@ -653,7 +736,7 @@ func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (check
 	next.Enrolled = true
 	next.Reply, next.ReplyTo = reply.Raw, sent.Digest
 	next.Done = slices.DeleteFunc(next.Done, func(id string) bool { return slices.Contains(sent.Report.Done, id) })
-	next = a.obey(next, reply.Orders, sent.Report)
+	next, open := a.take(next, reply.Orders, sent.Report)
 	// The list first: told twice does no harm, and a proof that was named is not lost with the reply.
 	if err := a.forget(reply, sent.Report); err != nil {
 		return "", err
@@ -661,10 +744,11 @@ func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (check
 	if err := a.saveChain(next); err != nil {
 		return "", err
 	}
+	a.open, a.offer = append(a.open, open...), reply.Placeholders
 	a.lastReply.Lock()
 	a.lastReply.time = reply.Time
 	a.lastReply.Unlock()
-	return reply.Status, nil
+	return reply.Status, a.settle(sent.Report)
 }
 
 // forget drops what the manager has taken note of: proofs that it names, observations in the report it accepted.
@@ -689,25 +773,3 @@ func (a *Agent) forget(reply checkin.Reply, sent checkin.Report) error {
 
 // maxDone bounds what waits to be acknowledged; a report carries no more.
 const maxDone = 64
-
-// obey carries out the orders that are meant for this host in this run, each once: what is done stands in the
-// chain that is made durable with the reply, and in the next report.
-func (a *Agent) obey(c chain, orders []checkin.Order, sent checkin.Report) chain {
-	for _, o := range orders {
-		if o.HostID != c.HostID || o.Epoch != c.Epoch || o.Run != a.run.token || sent.Run != a.run.token ||
-			slices.Contains(c.Done, o.ID) || len(c.Done) >= maxDone {
-			continue
-		}
-		switch o.Kind {
-		case checkin.OrderFullReport: // every report of this client is a full one
-		case checkin.OrderNewEpoch:
-			c = c.newEpoch(checkin.EpochOrder)
-		default:
-			a.o.Log.Warn("the manager orders what this version cannot do: upgrade samehost-client", "order", o.Kind)
-			continue
-		}
-		c.Done = append(c.Done, o.ID)
-		a.o.Log.Info("order carried out", "order", o.Kind, "id", o.ID)
-	}
-	return c
-}

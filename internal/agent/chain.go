@@ -41,7 +41,8 @@ type chain struct {
 	Reply    string         `json:"reply"`    // the last reply by the manager's key, as signed
 	ReplyTo  checkin.Digest `json:"reply_to"` // the report that it answers
 
-	Done []string `json:"done"` // orders carried out that no accepted report has acknowledged yet
+	Done    []string    `json:"done"`              // orders carried out that no accepted report has acknowledged yet
+	History []DoneOrder `json:"history,omitempty"` // orders carried out last
 }
 
 // newEpoch is the chain of a host that starts one; what it owes to the manager carries over.
@@ -121,8 +122,8 @@ type overwriting struct {
 	Old   hostid.ID            `json:"old"`
 	New   hostid.ID            `json:"new"`
 
-	// Where memory took an ID that was generated while it could not be read: the statement by the old record's
-	// key, and the manager that it is for. It is kept until that one names Old.
+	// Where memory took an ID that was generated while it could not be read, or took it by the order to rebind: the
+	// statement by the old record's key, and the manager that it is for. It is kept until that one names Old.
 	Audience checkin.Fingerprint `json:"aud,omitempty"`
 	Proof    string              `json:"proof,omitempty"`
 
@@ -139,11 +140,11 @@ const (
 	maxObserved = 64
 )
 
-// observations are what the manager is told of a record that gave way without proof; none before it is known to
-// have come about. That memory's ID took the place of the file's is a conflict besides, and is told from here:
+// observations are what the manager is told of a record that gave way, besides a proof (one by order is no merge, and
+// says so); none before it is known to have come about. That memory's ID took the place of the file's is a conflict besides, and is told from here:
 // hostid.Keeper sees it in that one call only, and nobody may be there to be told.
 func (w overwriting) observations() []checkin.Observation {
-	if w.Proof != "" || !w.InUse {
+	if w.Proof != "" && w.Kind == hostid.Replaced || !w.InUse {
 		return nil
 	}
 	list := []checkin.Observation{{
@@ -152,6 +153,10 @@ func (w overwriting) observations() []checkin.Observation {
 		Other:  w.Old,
 		Detail: fmt.Sprintf("store %s: host ID %s took the place of %s", w.Store, w.New, w.Old),
 	}}
+	if w.Old == w.New {
+		list[0].Other = hostid.ID{}
+		list[0].Detail = fmt.Sprintf("store %s: host ID %s took another key", w.Store, w.New)
+	}
 	if w.Kind == hostid.Returned {
 		list = append(list, checkin.Observation{
 			Kind:  string(hostid.OtherID),
@@ -255,7 +260,7 @@ func purge(folder string) error {
 		return err
 	}
 	for _, e := range entries {
-		for _, ours := range []string{hostid.FileName, chainName, overwrittenName, statusName, controlName} {
+		for _, ours := range []string{hostid.FileName, chainName, overwrittenName, ordersName, placeholdersName, statusName, controlName} {
 			if aside := strings.HasPrefix(e.Name(), ours+"."); e.Name() == ours || aside {
 				if err := os.Remove(filepath.Join(folder, e.Name())); err != nil {
 					return err

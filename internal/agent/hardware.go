@@ -25,7 +25,7 @@ func (a *Agent) gather(ctx context.Context) (facts hardware.Facts, unread string
 			unread = strings.Join(strings.Fields(err.Error()), " ")
 		}
 		left := time.Until(deadline)
-		if unread == "" || !blind(facts.Evidence()) || left <= 0 || !a.withoutID(ctx) {
+		if unread == "" || !blind(a.evidence(facts)) || left <= 0 || !a.withoutID(ctx) {
 			break
 		}
 		if pause == firstLook {

@@ -74,7 +74,15 @@ func (a *Agent) plan(settled bool) {
 	if settled {
 		a.failures = 0
 	}
-	a.due = a.o.clock.awake() + jitter(delay(a.interval(), a.failures))
+	wait := delay(a.interval(), a.failures)
+	// What was ordered is acknowledged soon; but only once in a row, or a manager that orders without end would be
+	// asked without end.
+	owes := len(a.chain.Done) > 0 || len(a.orders.Failed) > 0
+	if owes && settled && !a.hurried {
+		wait = min(wait, firstRetry)
+	}
+	a.hurried = owes
+	a.due = a.o.clock.awake() + jitter(wait)
 }
 
 // interval is until the next check-in, as the last reply says.

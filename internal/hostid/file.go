@@ -25,10 +25,13 @@ const maxFile = 64 << 10
 type LocalStore interface {
 	Store
 	// SetAside keeps what is stored now, readable or not, and returns the name it is kept under. why is a word
-	// of lower-case letters for that name: "replaced", "copy".
+	// of lower-case letters for that name: "replaced", "copy", "ordered".
 	SetAside(ctx context.Context, why string) (name string, err error)
 	// SetAsideRecord keeps a record that came from elsewhere.
 	SetAsideRecord(ctx context.Context, r Record, why string) (name string, err error)
+	// LoadAside returns the record of that host ID that was set aside; of several, the one that gave way last, those by
+	// order first. It wraps ErrNotStored if there is no whole one.
+	LoadAside(ctx context.Context, id ID) (Record, error)
 }
 
 // File is the host ID management file (ホスト識別子管理ファイル): the record on disk, with this folder's marks.

@@ -75,7 +75,7 @@ type Local struct {
 	Provisional bool // not yet stored, or in a conflict that nobody resolved
 	Pending     bool // restored, but the board sits in another case: an operator decides
 	CopyOf      ID   // lineage: the host ID that this one replaced because the data was a copy; zero if none
-	DropFor     ID   // by order: this ID was generated because the data was a copy of DropFor's, which memory drops; zero if none
+	DropFor     ID   // by order: what memory drops for this ID: the ID that this one took the place of; its own: whatever it holds, once; zero: nothing
 	Origin      Origin
 }
 

@@ -24,7 +24,7 @@ type Keeper struct {
 
 	// BeforeOverwrite is called before a readable record of another host ID is overwritten, in memory or in the
 	// file, and makes that known for good: it returns nil only when what the manager must be told (for Replaced
-	// the proof by the old record's key) will survive a power cut. If it fails, nothing is overwritten. It is
+	// and Rebound the proof by the old record's key) will survive a power cut. If it fails, nothing is overwritten. It is
 	// called again if the overwrite did not come about, and then New may be another one where it is generated.
 	BeforeOverwrite func(ctx context.Context, o Overwrite) error
 
@@ -58,6 +58,8 @@ const (
 	Dropped  OverwriteKind = "dropped"  // memory takes the ID that this copy was ordered to have
 	Returned OverwriteKind = "returned" // the file takes the ID that memory on the board holds
 	Copied   OverwriteKind = "copied"   // the file came from another disk and board: it takes a new ID, with lineage
+	Ordered  OverwriteKind = "ordered"  // the file takes another record by order
+	Rebound  OverwriteKind = "rebound"  // memory takes the file's record by order: needs a proof by Old's key, unless that has New's ID
 )
 
 // FileStoreName is the name of the host ID management file among the stores.
@@ -285,27 +287,34 @@ func (k *Keeper) newest(out Outcome) error {
 func (k *Keeper) keep(ctx context.Context, v view, d decision, out *Outcome) error {
 	r := v.record
 	out.Origin = Kept
+	if d.refresh || d.rebinds {
+		r.Facts = r.Facts.Merge(k.Evidence.Facts(r.HostID))
+	}
 	stored := d.refresh // memory holds the file's ID already
+	all := len(d.writes) > 0
 	for _, i := range d.writes {
 		m, now := v.memory[i], r
+		holds := m.readable() && m.record.sameKeys(r)
 		switch {
-		case d.overwrite != "" && m.readable():
+		case m.readable() && !holds:
 			if err := k.announce(ctx, d.overwrite, m, r); err != nil {
 				k.failed(ctx, &out.Stores[i+1], err)
+				all = false
 				continue
 			}
-		case d.refresh && m.readable():
+		case holds && !r.rebound():
 			now = m.record
-		}
-		if d.refresh {
 			now.Facts = now.Facts.Merge(k.Evidence.Facts(now.HostID))
 		}
 		if k.preserve(ctx, i, now, out) {
+			v.memory[i].record = now
 			stored = true
+		} else {
+			all = false
 		}
 	}
-	if d.refresh {
-		r.Facts = r.Facts.Merge(k.Evidence.Facts(r.HostID))
+	if d.rebinds && all {
+		r.Local.DropFor = ID{}
 	}
 	return k.mark(ctx, v.record, r, stored, out)
 }

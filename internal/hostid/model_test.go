@@ -97,6 +97,15 @@ func (d *testDisk) SetAsideRecord(_ context.Context, r hostid.Record, why string
 	return why, nil
 }
 
+func (d *testDisk) LoadAside(_ context.Context, id hostid.ID) (hostid.Record, error) {
+	for _, r := range slices.Backward(d.aside) {
+		if r.HostID == id {
+			return r, nil
+		}
+	}
+	return hostid.Record{}, hostid.ErrNotStored
+}
+
 // keptAside reports that identity r is among what was set aside.
 func (d *testDisk) keptAside(r hostid.Record) bool {
 	return slices.ContainsFunc(d.aside, func(a hostid.Record) bool { return a.HostID == r.HostID && a.Seed == r.Seed })
@@ -274,6 +283,9 @@ type loader struct{ hostid.Store }
 
 func (loader) SetAside(context.Context, string) (string, error) { panic("memory sets nothing aside") }
 func (loader) SetAsideRecord(context.Context, hostid.Record, string) (string, error) {
+	panic("memory sets nothing aside")
+}
+func (loader) LoadAside(context.Context, hostid.ID) (hostid.Record, error) {
 	panic("memory sets nothing aside")
 }
 

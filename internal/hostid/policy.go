@@ -56,7 +56,8 @@ type decision struct {
 	fresh     bool          // generate: memory could not be read
 	uncertain bool          // generate: provisional
 	refresh   bool          // keep: the file takes the present known facts, and memory holds its ID
-	overwrite OverwriteKind // keep: the readable records in writes are of another ID and give way for this reason
+	overwrite OverwriteKind // keep: the readable records in writes are of another ID, and give way for this reason
+	rebinds   bool          // keep: once writes hold the file's record, the order to rebind ends
 	writes    []int         // memory that takes the record
 	conflicts []Conflict
 }
@@ -104,6 +105,9 @@ func decide(v view) decision {
 		return decision{do: keep}
 	case newer:
 		return decision{do: stop}
+	}
+	if v.rebound() {
+		return v.rebind(unavailable)
 	}
 	if c, ok := v.twin(); ok {
 		return decision{do: keep, conflicts: []Conflict{c}}
@@ -212,6 +216,24 @@ func (v view) overwrite(kind OverwriteKind, unavailable bool) decision {
 		return decision{do: keep}
 	}
 	return decision{do: keep, overwrite: kind, writes: v.where(func(m memoryView) bool { return m.readable() || m.writable() })}
+}
+
+// rebound reports that the manager ordered this record to be this PC's, whatever memory holds. A disk that was moved to
+// another PC since takes the order along, and there it means nothing.
+func (v view) rebound() bool {
+	return v.file == fileOwn && v.record.rebound() ||
+		v.file == fileUndecided && v.record.rebound() && !AnotherDisk(v.record.Facts, v.evidence.Facts(v.record.HostID))
+}
+
+// rebind lets memory take the file's record, whatever it holds; another's only when all of it answers.
+func (v view) rebind(unavailable bool) decision {
+	holds := func(m memoryView) bool { return m.readable() && m.record.sameKeys(v.record) }
+	d := decision{do: keep, refresh: len(v.where(holds)) > 0, writes: v.where(func(m memoryView) bool { return m.writable() || holds(m) })}
+	if !unavailable {
+		d.overwrite, d.rebinds = Rebound, true
+		d.writes = v.where(func(m memoryView) bool { return m.writable() || m.readable() })
+	}
+	return d
 }
 
 // fresh reports that the file's ID was generated here while memory could not be read, so that memory gives way.

@@ -199,7 +199,7 @@ func TestPolicyTwin(t *testing.T) {
 		for _, memory := range []string{thisPC, otherPC, otherCase} {
 			r, m := policyRecord(1, file), policyRecord(1, memory)
 			m.Seed[5] = 1
-			r.Local = Local{Fresh: true, DropFor: m.HostID}
+			r.Local = Local{Fresh: true, DropFor: ID{2}}
 			if got := decide(viewOf(fileNone, &r, memoryView{record: m})).String(); got != "keep: twin" {
 				t.Errorf("file %s, memory %s: %q", file, memory, got)
 			}
