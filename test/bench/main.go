@@ -1,5 +1,5 @@
 // Bench measures what the project promises about speed, memory and size, in one run, and prints a table: the figure, the
-// aim, and the ratio to what one would do instead. It judges nothing and fails only if a measurement does.
+// aim, and the ratio to what one would do instead. It judges no figure; it fails if a measurement does or an answer is wrong.
 //
 //	go run ./test/bench -bin bin
 //
@@ -50,7 +50,9 @@ func measure(bin string) error {
 	}
 	defer os.RemoveAll(dir)
 	stage := &play.Stage{Dir: dir, Bin: bin, Net: 2}
-	err = sizes(stage)
+	if err = initializing(stage); err == nil {
+		err = sizes(stage)
+	}
 	if closeErr := stage.Close(); err == nil {
 		err = closeErr
 	}
@@ -194,16 +196,19 @@ func sizes(stage *play.Stage) error {
 }
 
 // resident is the resident memory of a process, in MB.
-func resident(pid int) (float64, error) {
+func resident(pid int) (float64, error) { return memory(pid, "VmRSS:") }
+
+// memory is a field of what the kernel tells of a process's memory, in MB.
+func memory(pid int, field string) (float64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, field); ok {
 			kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 			return kb * 1024 / 1e6, err
 		}
 	}
-	return 0, fmt.Errorf("process %d tells no resident memory", pid)
+	return 0, fmt.Errorf("process %d tells no %s", pid, field)
 }
