@@ -19,7 +19,8 @@ import (
 //
 // The encoding is found out in a pass of its own: a byte order mark says UTF-8 or UTF-16; without one, a file that
 // is UTF-8 throughout is UTF-8, and any other is Shift_JIS as Windows has it (CP932), of which every byte must be
-// right. Lines end with LF or CRLF.
+// right. A file whose first wrong byte follows characters of three bytes and more is UTF-8 that was damaged or cut: read as
+// Shift_JIS, it would be wrong names. Lines end with LF or CRLF.
 func Read(r io.ReadSeeker) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		lines, err := newLines(r)
@@ -76,11 +77,11 @@ func newLines(r io.ReadSeeker) (*lines, error) {
 		skip, l.unit, l.name, l.big = 2, 2, "UTF-16", true
 		l.decode = l.decodeUTF16
 	}
-	notUTF8, err := survey(br, maxFile, skip == 0)
+	notUTF8, damaged, err := survey(br, maxFile, skip == 0)
 	if err != nil {
 		return nil, err
 	}
-	if notUTF8 != "" {
+	if notUTF8 != "" && !damaged {
 		l.name, l.decode = "Shift_JIS ("+notUTF8+" is none in UTF-8)", decodeShiftJIS
 	}
 	if _, err := r.Seek(skip, io.SeekStart); err != nil {
@@ -91,17 +92,19 @@ func newLines(r io.ReadSeeker) (*lines, error) {
 	return l, nil
 }
 
-// survey reads to the end, and says, if asked for, the first place that is not UTF-8; "" if there is none.
-func survey(r io.Reader, limit int64, judge bool) (notUTF8 string, err error) {
+// survey reads to the end, and says, if asked for, the first place that is not UTF-8, "" if there is none, and whether
+// that is damage to what was UTF-8 until there: Shift_JIS hardly ever begins with what is a long character in UTF-8.
+func survey(r io.Reader, limit int64, judge bool) (notUTF8 string, damaged bool, err error) {
 	buf := make([]byte, 32<<10)
 	held := 0 // bytes of a character that the next read completes
 	size := int64(0)
 	line, column := 1, 1
+	long := false
 	for {
 		n, err := r.Read(buf[held:])
 		size += int64(n)
 		if size > limit {
-			return "", fmt.Errorf("more than %d MiB: this is no system configuration information file", limit>>20)
+			return "", false, fmt.Errorf("more than %d MiB: this is no system configuration information file", limit>>20)
 		}
 		b := buf[:held+n]
 		held = 0
@@ -109,6 +112,7 @@ func survey(r io.Reader, limit int64, judge bool) (notUTF8 string, err error) {
 			b = nil
 		}
 		if utf8.Valid(b) { // nearly always, and quickly
+			long = long || bytes.ContainsFunc(b, isLong)
 			if i := bytes.LastIndexByte(b, '\n'); i >= 0 {
 				line, column = line+bytes.Count(b, []byte{'\n'}), 1
 				b = b[i+1:]
@@ -123,21 +127,25 @@ func survey(r io.Reader, limit int64, judge bool) (notUTF8 string, err error) {
 					held = copy(buf, b)
 					break
 				}
-				notUTF8 = fmt.Sprintf("line %d, column %d", line, column)
+				notUTF8, damaged = fmt.Sprintf("line %d, column %d", line, column), long
 			}
+			long = long || isLong(c)
 			if column++; c == '\n' {
 				line, column = line+1, 1
 			}
 			b = b[width:]
 		}
 		if err == io.EOF {
-			return notUTF8, nil
+			return notUTF8, damaged, nil
 		}
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 	}
 }
+
+// isLong knows the characters that take three bytes or four in UTF-8.
+func isLong(r rune) bool { return r >= 0x800 }
 
 // next is the next line, decoded, without its end. io.EOF after the last.
 func (l *lines) next() (string, error) {

@@ -263,7 +263,8 @@ func TestFilesThatAreNoText(t *testing.T) {
 		"lone surrogate":                {append(utf16Of("# ", false), 0x00, 0xD8, 'x', 0), "line 1, column 3: expected a character in UTF-16, found half of a surrogate pair; save the file as UTF-8"},
 		"surrogate at the end":          {append(utf16Of("# ", false), 0x00, 0xD8), "line 1, column 3: expected a character in UTF-16, found half of a surrogate pair; save the file as UTF-8"},
 		"surrogates the wrong way":      {append(utf16Of("# ", false), 0x00, 0xDC, 0x00, 0xD8), "line 1, column 3: expected a character in UTF-16, found half of a surrogate pair; save the file as UTF-8"},
-		"neither":                       {[]byte("# \xe3\x81\x82\n192.0.2.1 \x83A\xff"), "line 1, column 4: expected a character in Shift_JIS (line 2, column 11 is none in UTF-8), found the byte 0x82; save the file as UTF-8"},
+		"neither":                       {[]byte("# \xc2\xb1\xb1\n192.0.2.1 \x83A\xff"), "line 2, column 12: expected a character in Shift_JIS (line 1, column 4 is none in UTF-8), found the byte 0xFF; save the file as UTF-8"},
+		"damaged UTF-8":                 {[]byte("# \xe3\x81\x82\n192.0.2.1 \x83A"), "line 2, column 11: expected a character in UTF-8, found the byte 0x83; save the file as UTF-8"},
 		"neither, in columns":           {[]byte("# \x82\xa0\x82\xa2\xb1\xff"), "line 1, column 6: expected a character in Shift_JIS (line 1, column 3 is none in UTF-8), found the byte 0xFF; save the file as UTF-8"},
 		"cut":                           {[]byte("192.0.2.1 a\n\xe3"), "line 2, column 1: expected a character in Shift_JIS (line 2, column 1 is none in UTF-8), found the byte 0xE3; save the file as UTF-8"},
 		"UTF-8 with mark":               {[]byte("\xef\xbb\xbf# \n\x83A"), "line 2, column 1: expected a character in UTF-8, found the byte 0x83; save the file as UTF-8"},
@@ -284,10 +285,10 @@ func TestFilesThatAreNoText(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if _, err := survey(strings.NewReader(strings.Repeat("#", 1<<20+1)), 1<<20, true); err == nil || err.Error() != "more than 1 MiB: this is no system configuration information file" {
+	if _, _, err := survey(strings.NewReader(strings.Repeat("#", 1<<20+1)), 1<<20, true); err == nil || err.Error() != "more than 1 MiB: this is no system configuration information file" {
 		t.Errorf("got %v", err)
 	}
-	if notUTF8, err := survey(strings.NewReader(strings.Repeat("#", 1<<20)), 1<<20, true); err != nil || notUTF8 != "" {
+	if notUTF8, _, err := survey(strings.NewReader(strings.Repeat("#", 1<<20)), 1<<20, true); err != nil || notUTF8 != "" {
 		t.Errorf("got %q, %v", notUTF8, err)
 	}
 }
