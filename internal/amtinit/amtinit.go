@@ -337,9 +337,10 @@ type failure struct {
 	err  error
 }
 
-func (e *engine) work(ctx context.Context, t Target, p *place) Outcome {
+func (e *engine) work(ctx context.Context, t Target, p *place) (out Outcome) {
 	began := time.Now()
-	out := Outcome{Target: t}
+	out = Outcome{Target: t}
+	defer func() { out.hideSecret(e.Password) }()
 	f := e.attempt(ctx, &out, p)
 	out.Took = time.Since(began)
 	out.Warnings = warningsOf(out.Result.About)

@@ -31,6 +31,11 @@ var (
 	logAllBad  = message{"SHAM0004-E", Text{"Initialization finished: every target failed.", "初期設定が終了しました。すべての実行先で失敗しました。"}}
 	logStopped = message{"SHAM0005-E", Text{"Stopped by the lockout guard: the first PCs that answered all refused the password.", "ロックアウト防止のため停止しました。最初に応答したPCがすべてパスワードを拒否しました。"}}
 	logBroken  = message{"SHAM0006-E", Text{"The command ended before all targets were tried.", "すべての実行先を処理する前にコマンドが終了しました。"}}
+
+	dryStart   = message{"SHAM0007-I", Text{"Dry run started: nothing is changed.", "確認だけの実行を開始しました。何も変更しません。"}}
+	dryAllOK   = message{"SHAM0008-I", Text{"Dry run finished: no target would fail.", "確認だけの実行が終了しました。失敗が見込まれる実行先はありません。"}}
+	drySomeBad = message{"SHAM0009-W", Text{"Dry run finished: at least one target would fail.", "確認だけの実行が終了しました。少なくとも1台の実行先で失敗が見込まれます。"}}
+	dryAllBad  = message{"SHAM0010-E", Text{"Dry run finished: every target would fail.", "確認だけの実行が終了しました。すべての実行先で失敗が見込まれます。"}}
 )
 
 type message struct {
@@ -41,7 +46,8 @@ type message struct {
 // LogMessages lists the messages of DCMAMT.LOG that stand beside the reasons, by ID.
 func LogMessages() map[string]Text {
 	m := make(map[string]Text)
-	for _, msg := range []message{logStart, logAllOK, logSomeBad, logAllBad, logStopped, logBroken} {
+	for _, msg := range []message{logStart, logAllOK, logSomeBad, logAllBad, logStopped, logBroken,
+		dryStart, dryAllOK, drySomeBad, dryAllBad} {
 		m[msg.id] = msg.text
 	}
 	return m
@@ -56,6 +62,7 @@ type Log struct {
 	path               string
 	lang               Lang
 	lines, generations int
+	dryRun             bool // since Start
 
 	mu    sync.Mutex
 	seen  fs.FileInfo // the file as we last left it
@@ -70,9 +77,17 @@ func OpenLog(dir string, lang Lang) *Log {
 // Path is the log file's full name.
 func (l *Log) Path() string { return l.path }
 
+// ModeDryRun is the mode of a run that changes nothing. Its lines say so.
+const ModeDryRun = "dry-run"
+
 // Start writes that a run begins, on what, for how many targets, and what it does: all, resume, retry-failed or dry-run.
+// Call it before targets are worked on.
 func (l *Log) Start(source string, targets int, mode string) error {
-	return l.write(logStart, field{"source", source}, field{"targets", strconv.Itoa(targets)}, field{"mode", mode})
+	m := logStart
+	if l.dryRun = mode == ModeDryRun; l.dryRun {
+		m = dryStart
+	}
+	return l.write(m, field{"source", source}, field{"targets", strconv.Itoa(targets)}, field{"mode", mode})
 }
 
 // Failed writes the line of a target that was not initialized, with cause and remedy.
@@ -92,28 +107,39 @@ func (l *Log) Failed(o Outcome) error {
 	if o.Err != nil {
 		detail = o.Err.Error()
 	}
-	return l.write(message{r.ID, Text{EN: r.Cause.EN + " Remedy: " + r.Remedy.EN, JA: r.Cause.JA + " 対処: " + r.Remedy.JA}},
-		field{"host", o.Target.String()}, field{"address", address}, field{"step", string(o.Step)},
-		field{"reason", string(o.Code)}, field{"status", status}, field{"detail", detail})
+	fields := []field{{"host", o.Target.String()}, {"address", address}, {"step", string(o.Step)},
+		{"reason", string(o.Code)}, {"status", status}, {"detail", detail}}
+	if l.dryRun {
+		fields = append(fields, field{"mode", ModeDryRun})
+	}
+	return l.write(message{r.ID, Text{EN: r.Cause.EN + " Remedy: " + r.Remedy.EN, JA: r.Cause.JA + " 対処: " + r.Remedy.JA}}, fields...)
 }
 
 // End writes the summary of a run that was meant for so many targets and ends with that exit code. Targets that have no
-// outcome mean that the run was broken off if the exit code is 12, else that it was not about them.
+// outcome mean that the run was broken off if the exit code is 12, else that it was not about them. Warnings are only
+// counted: with a line for each, a company full of old firmware would push the failures out of the log.
 func (l *Log) End(s Summary, targets, exitCode int) error {
-	m := logAllOK
+	allOK, someBad, allBad := logAllOK, logSomeBad, logAllBad
+	initialized := field{"initialized", strconv.Itoa(s.OK)}
+	if l.dryRun {
+		allOK, someBad, allBad = dryAllOK, drySomeBad, dryAllBad
+		initialized = field{"to_initialize", strconv.Itoa(s.OK - s.Already)}
+	}
+	m := allOK
 	switch {
 	case exitCode == 12 && (s.OK+s.Failed+s.NotTried < targets || s.Reasons[Interrupted] > 0):
 		m = logBroken
 	case s.NotTried > 0:
 		m = logStopped
 	case s.OK == 0:
-		m = logAllBad
+		m = allBad
 	case s.OK < targets:
-		m = logSomeBad
+		m = someBad
 	}
-	return l.write(m, field{"targets", strconv.Itoa(targets)}, field{"initialized", strconv.Itoa(s.OK)},
+	return l.write(m, field{"targets", strconv.Itoa(targets)}, initialized,
 		field{"already", strconv.Itoa(s.Already)}, field{"failed", strconv.Itoa(s.Failed)},
-		field{"not_tried", strconv.Itoa(targets - s.OK - s.Failed)}, field{"exit_code", strconv.Itoa(exitCode)})
+		field{"not_tried", strconv.Itoa(targets - s.OK - s.Failed)},
+		field{"exit_code", strconv.Itoa(exitCode)}, field{"warned", strconv.Itoa(s.Warned)})
 }
 
 type field struct{ key, value string }
@@ -139,8 +165,8 @@ func (l *Log) write(m message, fields ...field) error {
 	return nil
 }
 
-// append adds one line under the lock. The file is opened for each line: Windows cannot rename a file that another
-// process holds open, and a failed target per line is rare enough.
+// append adds one line under the lock. The files are opened for each line: Windows cannot rename a file that another
+// process holds open, and at 90 microseconds a line ten thousand failures take a second of a run of many.
 func (l *Log) append(line string) (err error) {
 	guard, err := os.OpenFile(l.path+".lock", os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {

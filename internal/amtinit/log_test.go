@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -31,11 +32,15 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	manyLines = 300 // each writer writes
-	manyLimit = 40  // lines of a file in that test
+	manyLines = 1200 // each writer writes
+	manyLimit = 40   // lines of a file in that test
 )
 
+// writeMany begins when standard input ends, so that several begin together.
 func writeMany(dir, writer string) error {
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		return err
+	}
 	l := OpenLog(dir, English)
 	l.lines, l.generations = manyLimit, 1000
 	for n := range manyLines {
@@ -64,8 +69,13 @@ func TestLogWithTwoProcesses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	var writers []*exec.Cmd
+	begin, hold, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"a", "b"} {
 		c := exec.Command(os.Args[0])
+		c.Stdin = begin
 		c.Env = append(os.Environ(), "AMTINIT_TEST_LOG="+dir, "AMTINIT_TEST_WRITER="+name)
 		c.Stderr = os.Stderr
 		if err := c.Start(); err != nil {
@@ -73,6 +83,8 @@ func TestLogWithTwoProcesses(t *testing.T) {
 		}
 		writers = append(writers, c)
 	}
+	begin.Close()
+	hold.Close()
 	for _, c := range writers {
 		if err := c.Wait(); err != nil {
 			t.Fatal(err)
@@ -82,6 +94,7 @@ func TestLogWithTwoProcesses(t *testing.T) {
 	// Every line is there once and whole, every full file has exactly its limit, and each writer's lines are in order.
 	line := regexp.MustCompile(`^\S+ \[\d+\] SHAM0001-I source=([ab])-(\d+) targets=1 mode=all Initialization of AMT nonvolatile memory started\.$`)
 	next := map[string]int{}
+	last, turns := "", 0
 	for n := 2*manyLines/manyLimit - 1; n >= 0; n-- {
 		path := filepath.Join(dir, LogName)
 		if n > 0 {
@@ -100,7 +113,14 @@ func TestLogWithTwoProcesses(t *testing.T) {
 				t.Fatalf("writer %s: line %s where %s was due", m[1], m[2], want)
 			}
 			next[m[1]]++
+			if m[1] != last {
+				last = m[1]
+				turns++
+			}
 		}
+	}
+	if turns < 4 {
+		t.Errorf("the processes took %d turns: they did not write at the same time, and nothing is shown", turns)
 	}
 	if next["a"] != manyLines || next["b"] != manyLines {
 		t.Errorf("lines found: %v, want %d of each", next, manyLines)
@@ -174,12 +194,12 @@ func TestLogLines(t *testing.T) {
 				worn.Cause.In(lang)+mark+worn.Remedy.In(lang),
 			`SHAM1002-E host=192.0.2.7 address=192.0.2.7 step=connect reason=nothing-answers status=- detail=- `+
 				silent.Cause.In(lang)+mark+silent.Remedy.In(lang),
-			`SHAM0002-I targets=2 initialized=2 already=1 failed=0 not_tried=0 exit_code=0 `+logAllOK.text.In(lang),
-			`SHAM0003-W targets=2 initialized=1 already=0 failed=1 not_tried=0 exit_code=30 `+logSomeBad.text.In(lang),
-			`SHAM0004-E targets=2 initialized=0 already=0 failed=2 not_tried=0 exit_code=31 `+logAllBad.text.In(lang),
-			`SHAM0005-E targets=9 initialized=0 already=0 failed=5 not_tried=4 exit_code=31 `+logStopped.text.In(lang),
-			`SHAM0006-E targets=2 initialized=1 already=0 failed=0 not_tried=1 exit_code=12 `+logBroken.text.In(lang),
-			`SHAM0006-E targets=1 initialized=0 already=0 failed=1 not_tried=0 exit_code=12 `+logBroken.text.In(lang))
+			`SHAM0002-I targets=2 initialized=2 already=1 failed=0 not_tried=0 exit_code=0 warned=0 `+logAllOK.text.In(lang),
+			`SHAM0003-W targets=2 initialized=1 already=0 failed=1 not_tried=0 exit_code=30 warned=0 `+logSomeBad.text.In(lang),
+			`SHAM0004-E targets=2 initialized=0 already=0 failed=2 not_tried=0 exit_code=31 warned=0 `+logAllBad.text.In(lang),
+			`SHAM0005-E targets=9 initialized=0 already=0 failed=5 not_tried=4 exit_code=31 warned=0 `+logStopped.text.In(lang),
+			`SHAM0006-E targets=2 initialized=1 already=0 failed=0 not_tried=1 exit_code=12 warned=0 `+logBroken.text.In(lang),
+			`SHAM0006-E targets=1 initialized=0 already=0 failed=1 not_tried=0 exit_code=12 warned=0 `+logBroken.text.In(lang))
 	}
 	if diff := cmp.Diff(strings.Join(want, "\n"), strings.Join(got, "\n")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -171,9 +171,14 @@ func TestEveryMessageIsDocumented(t *testing.T) {
 				t.Errorf("%s lacks %s: %s", file, id, text.In(lang))
 			}
 		}
+		for _, w := range Warnings() {
+			if row := fmt.Sprintf("| %s | %s | %s |\n", w.ID, w.Cause.In(lang), w.Remedy.In(lang)); !strings.Contains(doc, row) {
+				t.Errorf("%s lacks the row %s", file, row)
+			}
+		}
 		for _, id := range regexp.MustCompile(`SHAM\d{4}-\w`).FindAllString(doc, -1) {
 			_, isMessage := LogMessages()[id]
-			if !isMessage && !strings.Contains(fmt.Sprint(Reasons()), id) {
+			if !isMessage && !strings.Contains(fmt.Sprint(Reasons(), Warnings()), id) {
 				t.Errorf("%s documents %s, which does not exist", file, id)
 			}
 		}
