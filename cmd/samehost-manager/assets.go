@@ -5,17 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
+	"samehost/internal/amtinit"
 	"samehost/internal/hostid"
+	"samehost/internal/manager"
 	"samehost/internal/registry"
 )
 
 type assetsCmd struct {
-	NotInitialized bool `help:"Only those whose memory is known not to be initialized."`
+	NotInitialized bool   `help:"Only PCs without initialized memory, and why."`
+	Lang           string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the reasons: en or ja."`
 }
 
 func (c *assetsCmd) Run(ctx context.Context, p *program) error {
-	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+	return p.withInitializations(ctx, func(reg *registry.Registry) error {
 		assets, err := reg.Assets(ctx)
 		if err != nil {
 			return err
@@ -32,12 +36,72 @@ func (c *assetsCmd) Run(ctx context.Context, p *program) error {
 				continue
 			}
 			t.add(a.HostID.String(), a.Name, string(a.State), yesNo(a.Initialized), when(a.LastCheckin))
+			if c.NotInitialized && a.Initialization != nil {
+				t.below(attemptText(*a.Initialization, c.Lang))
+			}
+		}
+		if c.NotInitialized {
+			unmatched, err := reg.Unmatched(ctx)
+			if err != nil {
+				return err
+			}
+			for _, u := range unmatched {
+				if p.json {
+					if err := p.printJSON(u); err != nil {
+						return err
+					}
+					continue
+				}
+				t.add("-", u.Name, string(u.State), yesNo(&u.Initialized), when(time.Time{}))
+				t.below(attemptText(u.Initialization, c.Lang))
+			}
 		}
 		if !p.json {
 			t.print(p.stdout)
 		}
 		return nil
 	})
+}
+
+// withInitializations is withRegistry after what dcmamtin did meanwhile has been imported. What cannot be imported is
+// told, and the rest is shown.
+func (p *program) withInitializations(ctx context.Context, f func(*registry.Registry) error) error {
+	c, err := p.load()
+	if err != nil {
+		return err
+	}
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		err := manager.ImportInitializations(ctx, reg, c.DataDir, func(text string) { p.say(text) })
+		if err != nil {
+			p.say(fmt.Errorf("what dcmamtin did of late may be missing: %w", manager.WithRemedy(err)))
+		}
+		return f(reg)
+	})
+}
+
+// attemptText tells an attempt to initialize a PC: when, by whom, what came of it.
+func attemptText(i registry.Initialization, lang string) string {
+	l := registry.Language(lang)
+	text := map[registry.Language]struct{ by, ok, already, name string }{
+		registry.English:  {"%s, %s on %s: ", "initialized", "was initialized already", " (told by its name)"},
+		registry.Japanese: {"%s %[3]s の %[2]s が実行: ", "初期設定しました", "初期設定済みでした", " (ホスト名で特定)"},
+	}[l]
+	s := fmt.Sprintf(text.by, when(i.Finished), i.By, i.Machine)
+	switch {
+	case i.OK && i.Already:
+		s += text.already
+	case i.OK:
+		s += text.ok
+	default:
+		s += strings.TrimSpace(i.MessageID + " " + i.Cause.In(l))
+		if i.Detail != "" {
+			s += " [" + i.Detail + "]"
+		}
+	}
+	if i.Matched == registry.ByName {
+		s += text.name
+	}
+	return s
 }
 
 func yesNo(b *bool) string {
@@ -65,7 +129,7 @@ type assetCmd struct {
 }
 
 func (c *assetCmd) Run(ctx context.Context, p *program) error {
-	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+	return p.withInitializations(ctx, func(reg *registry.Registry) error {
 		a, err := reg.Asset(ctx, c.HostID.ID)
 		if err != nil {
 			return unknownHost(err)
@@ -103,6 +167,14 @@ func (p *program) printAsset(a registry.AssetDetail, last []registry.Event, lang
 	row("FQDN", a.Seen.FQDN)
 	row("state", string(a.State))
 	row("initialized", yesNo(a.Initialized))
+	if i := a.Initialization; i != nil {
+		row("last attempt", attemptText(*i, string(lang)))
+		for _, r := range amtinit.Reasons() {
+			if string(r.Code) == i.Reason {
+				row("what to do", r.Remedy.In(amtinit.Lang(lang)))
+			}
+		}
+	}
 	row("last check-in", when(a.LastCheckin))
 	row("addresses", strings.Join(a.Seen.Addresses, ", "))
 	row("system", a.Seen.Versions.OS)

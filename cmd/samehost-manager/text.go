@@ -95,9 +95,18 @@ type column struct {
 type table struct {
 	columns []column
 	rows    [][]string
+	notes   map[int]string // by row
 }
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+// below puts a text under the row that was added last.
+func (t *table) below(text string) {
+	if t.notes == nil {
+		t.notes = map[int]string{}
+	}
+	t.notes[len(t.rows)-1] = text
+}
 
 func (t *table) print(w io.Writer) {
 	line := func(cells []string) {
@@ -116,8 +125,14 @@ func (t *table) print(w io.Writer) {
 		}
 	}
 	line(heads)
-	for _, r := range t.rows {
+	for i, r := range t.rows {
 		line(r)
+		if note, ok := t.notes[i]; ok {
+			const indent = "    "
+			for _, l := range wrap(shown(note), screen-len(indent)) {
+				fmt.Fprintln(w, indent+l)
+			}
+		}
 	}
 }
 

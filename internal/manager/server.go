@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -83,6 +84,11 @@ func Serve(ctx context.Context, o Options) error {
 	if o.Listening != nil {
 		o.Listening(l.Addr())
 	}
+	following, unfollow := context.WithCancel(ctx)
+	var followed sync.WaitGroup
+	followed.Go(func() { followInitializations(following, reg, o.DataDir, o.Log) })
+	defer followed.Wait() // before the registry is closed
+	defer unfollow()
 	trim := time.NewTicker(trimEvery)
 	defer trim.Stop()
 	for serving := true; serving; {

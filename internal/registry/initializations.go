@@ -250,6 +250,11 @@ func (t *transaction) insertAttempt(journal string, counted time.Time, a attempt
 
 // pruneAttempts removes the oldest attempts about the same subject, and tells whether the new one is still there.
 func (t *transaction) pruneAttempts(a attempt) (kept bool, err error) {
+	var count int
+	_, err = t.get(`SELECT COUNT(*) FROM initializations WHERE subject = $1`, []any{a.subject()}, []any{&count})
+	if err != nil || count <= keepAttempts {
+		return true, err
+	}
 	type row struct {
 		id   int64
 		host sql.NullString
