@@ -144,7 +144,7 @@ func (c *command) loadJournal(dir string) *problem {
 	anew := shellLine(c.again(""))
 	past, err := amtinit.LoadJournal(dir, c.list.source, func(t *amtinit.JournalTarget) {
 		if _, listed := c.list.pending[t.Key()]; listed {
-			c.tally.record(t.Key(), t.Name(), c.tally.verdict(t.Reason, t.Already))
+			c.tally.record(t.Key(), t.Name(), c.tally.verdict(t.Reason, t.Already || c.dryRun)) // to a dry run it is initialized already
 		}
 	})
 	switch {

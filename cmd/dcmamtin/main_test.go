@@ -132,6 +132,11 @@ func TestScripts(t *testing.T) {
 			"pinned":      pinnedCommand,
 
 			"unprivileged": unprivilegedCommand,
+
+			"journal":  journalCommand,
+			"breakoff": breakoffCommand,
+			"held":     heldCommand,
+			"faults":   faultsCommand,
 		},
 	})
 }
