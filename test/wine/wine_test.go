@@ -33,7 +33,7 @@ const (
 func TestManualsExample(t *testing.T) {
 	t.Parallel()
 	w := windows(t)
-	devices := simulate(t, `{"4": {"busy": true}}`)
+	devices := simulate(t, `{"4": {"busy": true}, "8": {"hang_after_calls": 0}}`)
 	w.write(`C:\ProgramData\samehost\manager.toml`, "data_dir = 'C:\\ProgramData\\samehost'\r\n[amt]\r\npassword_file = \"amt-password\"\r\n[dcmamtin]\r\nresolve = \"file\"\r\n")
 	w.write(`C:\ProgramData\samehost\amt-password`, password+"\r\n")
 	w.write(example, systemFile(1, 2, 3))
@@ -102,6 +102,106 @@ func TestManualsExample(t *testing.T) {
 	if strings.Contains(log, password) {
 		t.Error("the password is in the log")
 	}
+
+	// The journal of the first run, and none for arguments that touched no PC.
+	journals, sources := w.journals(), make(map[string]bool)
+	for _, j := range journals {
+		source, _, _ := strings.Cut(filepath.Base(j), ".")
+		sources[source] = true
+	}
+	if len(sources) != 4 {
+		t.Fatalf("journals of %d sources, want 3 files and 1 address: %q", len(sources), journals)
+	}
+	text, err := os.ReadFile(journals[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(string(text), `{"target":`); got != 3 || !strings.Contains(string(text), `"source":`+quoted(example)) {
+		t.Errorf("%s: %d targets, want 3:\n%s", journals[0], got, text)
+	}
+
+	w.resume(devices)
+}
+
+// resume: a run at whose fourth PC nothing moves on keeps a second one away, is killed, and the next one goes on with it.
+func (m *machine) resume(devices *fleet) {
+	t := m.t
+	t.Helper()
+	const file = `D:\resume.NDD`
+	m.write(file, systemFile(5, 6, 7, 8, 9))
+	c := m.command(m.exe, "/f", file, "--parallel", "1", "--timeout", "2m")
+	output, err := os.Create(filepath.Join(t.TempDir(), "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	c.Stdout, c.Stderr = output, output
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		c.Wait()
+		close(ended)
+	}()
+	for deadline := time.Now().Add(time.Minute); ; {
+		b, err := os.ReadFile(output.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), "PC0007") && devices.get(t, 8).Connections > 0 {
+			break
+		}
+		select {
+		case <-ended:
+			t.Fatalf("dcmamtin.exe ended at a PC that hangs:\n%s", b)
+		case <-time.After(20 * time.Millisecond): // a poll of what another process writes
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("dcmamtin.exe did not come to its fourth PC within a minute:\n%s", b)
+		}
+	}
+
+	if r := m.run(12, "/f", file); r.stdout != "" || strings.Count(r.stderr, "\n") != 1 {
+		t.Errorf("a second run at once: want one line on standard error and nothing else:\n%s%s", r.stdout, r.stderr)
+	}
+	c.Process.Kill() // as when the power fails
+	<-ended
+	devices.clearFaults(t, 8)
+	before := []int{devices.get(t, 5).Connections, devices.get(t, 6).Connections, devices.get(t, 7).Connections}
+	r := m.run(0, "/f", file, "--resume", "--json")
+	if s := r.summary(t); s.Targets != 5 || s.Initialized != 5 || s.Failed != 0 || s.ExitCode != 0 {
+		t.Errorf("the summary of the resumed run: %+v", s)
+	}
+	if after := []int{devices.get(t, 5).Connections, devices.get(t, 6).Connections, devices.get(t, 7).Connections}; !slices.Equal(before, after) {
+		t.Errorf("connections to the PCs that were finished: %d before, %d after", before, after)
+	}
+	for n := 5; n <= 9; n++ {
+		if d := devices.get(t, n); len(d.Entries) != 1 || d.Calls["AddStorageFpaclEntry"] != 1 {
+			t.Errorf("device %d: %d allocation entries, added %d times; want one, added once", n, len(d.Entries), d.Calls["AddStorageFpaclEntry"])
+		}
+	}
+	m.run(0, "/f", file, "--retry-failed")
+	m.write(file, systemFile(5, 6, 7, 9))
+	m.run(1, "/f", file, "--resume")
+}
+
+// journals are the files in the journals' folder, in the order in which they were written last.
+func (m *machine) journals() []string {
+	m.t.Helper()
+	files, err := filepath.Glob(m.path(`C:\ProgramData\samehost\initializations\*.journal`))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	slices.SortFunc(files, func(a, b string) int {
+		x, errX := os.Stat(a)
+		y, errY := os.Stat(b)
+		if err := errors.Join(errX, errY); err != nil {
+			m.t.Fatal(err)
+		}
+		return x.ModTime().Compare(y.ModTime())
+	})
+	return files
 }
 
 // quoted is a value as a line of the log has it.
@@ -337,6 +437,7 @@ func simulate(t *testing.T, faults string) *fleet {
 // device is what the control API tells of a simulated PC.
 type device struct {
 	Calls       map[string]int    `json:"calls"`
+	Connections int               `json:"connections"`
 	Enterprises []json.RawMessage `json:"enterprises"`
 	Entries     []json.RawMessage `json:"entries"`
 }
@@ -353,4 +454,20 @@ func (f *fleet) get(t *testing.T, n int) device {
 		t.Fatal(err)
 	}
 	return d
+}
+
+func (f *fleet) clearFaults(t *testing.T, n int) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, fmt.Sprintf("http://%s/devices/%d/faults", control, n), strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := f.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Fatalf("faults of device %d: %s", n, answer.Status)
+	}
 }
