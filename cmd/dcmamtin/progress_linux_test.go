@@ -129,9 +129,14 @@ func startSimulator(t *testing.T, args ...string) (list, config string) {
 // every bit of what the terminal got to seen.
 func runOnTerminal(t *testing.T, columns uint16, stdout *os.File, seen func(all string, p *os.Process), args ...string) (all string, exit int) {
 	t.Helper()
+	return runOnTerminalKind(t, "xterm", columns, stdout, seen, args...)
+}
+
+func runOnTerminalKind(t *testing.T, kind string, columns uint16, stdout *os.File, seen func(all string, p *os.Process), args ...string) (all string, exit int) {
+	t.Helper()
 	other, tty := openTerminal(t, columns, 24)
 	c := exec.Command(program(t), args...)
-	c.Env = append(os.Environ(), "LC_ALL=C", "TERM=xterm", "AMT_PASSWORD=P@ssw0rd!")
+	c.Env = append(os.Environ(), "LC_ALL=C", "TERM="+kind, "NO_COLOR=1", "AMT_PASSWORD=P@ssw0rd!")
 	c.Stdout, c.Stderr = tty, tty
 	if stdout != nil {
 		c.Stdout = stdout
@@ -255,5 +260,21 @@ func TestBarBesideJSON(t *testing.T) {
 	}
 	if n != 21 {
 		t.Errorf("%d lines, want 20 and a summary", n)
+	}
+}
+
+// A terminal that cannot move its cursor, one that is too narrow, and one whose user does not want the bar get none.
+func TestNoBarOnTerminal(t *testing.T) {
+	t.Parallel()
+	list, config := startSimulator(t, "--devices", "8", "--network", "127.123.13.1", "--latency", "60ms")
+	for _, test := range []struct {
+		kind    string
+		columns uint16
+		option  string
+	}{{"dumb", 80, "auto"}, {"", 80, "auto"}, {"xterm", 19, "auto"}, {"xterm", 0, "auto"}, {"xterm", 80, "plain"}, {"xterm", 80, "none"}} {
+		all, exit := runOnTerminalKind(t, test.kind, test.columns, nil, nil, "/f", list, "--config", config, "--progress", test.option, "--parallel", "4")
+		if exit != 0 || strings.Contains(all, "\x1b") || strings.Contains(all, "/8 ") {
+			t.Errorf("%+v: exit code %d:\n%q", test, exit, all)
+		}
 	}
 }

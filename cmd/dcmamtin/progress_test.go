@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"samehost/internal/amtinit"
@@ -128,5 +131,36 @@ func TestCanMoveCursor(t *testing.T) {
 		if got := canMoveCursor(test.goos, test.term); got != test.want {
 			t.Errorf("canMoveCursor(%s, %q) = %v", test.goos, test.term, got)
 		}
+	}
+}
+
+// Without a terminal there is a line every ten seconds until the run is over, and none with "none".
+func TestPlainProgress(t *testing.T) {
+	t.Parallel()
+	for option, want := range map[string]string{
+		"auto": "dcmamtin: 300 of 1000 targets done, 3 failed, 20.0 per second, time left: 35s\n" +
+			"dcmamtin: 700 of 1000 targets done, 3 failed, 34.6 per second, time left: 9s\n",
+		"plain": "dcmamtin: 300 of 1000 targets done, 3 failed, 20.0 per second, time left: 35s\n" +
+			"dcmamtin: 700 of 1000 targets done, 3 failed, 34.6 per second, time left: 9s\n",
+		"none": "",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var out bytes.Buffer
+			var finished, failed atomic.Int64
+			c := command{arguments: arguments{progress: option, lang: amtinit.English}, screen: newScreen(&out, &out), list: &targetList{count: 1000}}
+			finished.Store(100) // by an earlier run
+			stop := c.showProgress(&finished, &failed)
+			time.Sleep(time.Second)
+			finished.Store(300)
+			failed.Store(3)
+			time.Sleep(10 * time.Second)
+			finished.Store(700)
+			time.Sleep(14 * time.Second)
+			stop()
+			time.Sleep(time.Minute)
+			if got := out.String(); got != want {
+				t.Errorf("%s:\n got %q\nwant %q", option, got, want)
+			}
+		})
 	}
 }

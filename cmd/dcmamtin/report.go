@@ -167,15 +167,24 @@ func (r *report) target(o amtinit.Outcome) {
 		return
 	}
 	width := r.columns()
-	text := r.targetText(o, width > 0 && r.file != "")
-	if width > 0 {
-		text = hanging("", 2, text, min(width, widestText))
+	parts := r.targetText(o, width > 0 && r.file != "")
+	if width == 0 {
+		r.line(strings.Join(parts, " | "))
+		return
 	}
-	r.line(text)
+	for i, part := range parts {
+		if i == 0 {
+			parts[i] = hanging("", 2, part, min(width, widestText))
+		} else {
+			parts[i] = hanging("  ", 4, part, min(width, widestText))
+		}
+	}
+	r.line(strings.Join(parts, "\n"))
 }
 
-// targetText is everything about a target in one line; if brief, without what follows in the summary or stands in the log.
-func (r *report) targetText(o amtinit.Outcome, brief bool) string {
+// targetText is everything about a target: the result, in a dry run what was found, and warnings. If brief, it lacks what
+// follows in the summary or stands in the log.
+func (r *report) targetText(o amtinit.Outcome, brief bool) (parts []string) {
 	var b strings.Builder
 	b.WriteString(amtinit.Printable(o.Target.String(), maxShown))
 	if a := address(o); a != "" && a != o.Target.String() {
@@ -216,48 +225,61 @@ func (r *report) targetText(o amtinit.Outcome, brief bool) string {
 		}
 		b.WriteString(did.In(r.lang))
 		if !brief || r.dryRun {
-			fmt.Fprintf(&b, " (%s)", strings.Join(list, textComma.In(r.lang)))
+			fmt.Fprintf(&b, textDetail.In(r.lang), strings.Join(list, textComma.In(r.lang)))
 		}
 	}
+	parts = append(parts, b.String())
 	if r.dryRun {
-		if found := r.findings(o); found != "" {
-			b.WriteString(" | " + found)
-		}
+		parts = append(parts, r.findings(o)...)
 	}
 	for _, w := range o.Warnings {
-		b.WriteString(" | ")
-		message(textWarning, w.ID, w.Cause, "", w.Remedy)
+		b.Reset()
+		if brief {
+			fmt.Fprintf(&b, "%s %s", textWarning.In(r.lang), w.ID)
+		} else {
+			message(textWarning, w.ID, w.Cause, "", w.Remedy)
+		}
+		parts = append(parts, b.String())
 	}
-	return b.String()
+	return parts
 }
 
 // findings is what a dry run found out about a target, as far as it came.
-func (r *report) findings(o amtinit.Outcome) string {
+func (r *report) findings(o amtinit.Outcome) (parts []string) {
 	f := o.Findings()
-	var parts []string
+	version := amtinit.Printable(o.Result.About.Version, maxShown)
+	var found []string
 	for _, q := range []struct {
-		question amtinit.Text
-		answer   amtinit.Answer
+		answer  amtinit.Answer
+		yes, no amtinit.Text
 	}{
-		{textReachable, f.Reachable}, {textSpeaksAMT, f.AMT}, {textLetsIn, f.LetsIn},
-		{textHas3PDS, f.Storage}, {textIsInitialized, f.Initialized}, {textHasRoom, f.Room},
+		{f.Reachable, textReachable, textUnreachable},
+		{f.AMT, textSpeaksAMT, textSpeaksNoAMT},
+		{f.LetsIn, textLetsIn, textLetsNotIn},
+		{f.Storage, textHas3PDS, textHasNo3PDS},
+		{f.Initialized, textIsInitialized, textIsNotInitialized},
+		{f.Room, textHasRoom, textHasNoRoom},
 	} {
-		if q.answer == amtinit.Yes || q.answer == amtinit.No {
-			parts = append(parts, fmt.Sprintf(q.question.In(r.lang), textAnswer[q.answer].In(r.lang)))
+		switch {
+		case q.yes == textSpeaksAMT && q.answer == amtinit.Yes && version != "":
+			found = append(found, fmt.Sprintf(textVersion.In(r.lang), version))
+		case q.answer == amtinit.Yes:
+			found = append(found, q.yes.In(r.lang))
+		case q.answer == amtinit.No:
+			found = append(found, q.no.In(r.lang))
 		}
 	}
-	if v := o.Result.About.Version; v != "" {
-		parts = append(parts, fmt.Sprintf(textVersion.In(r.lang), amtinit.Printable(v, maxShown)))
+	if len(found) > 0 {
+		parts = append(parts, strings.Join(found, textComma.In(r.lang)))
 	}
-	text := strings.Join(parts, ", ")
 	if len(f.Enterprises) > 0 {
 		names := make([]string, 0, len(f.Enterprises))
 		for _, e := range f.Enterprises[:min(len(f.Enterprises), maxEnterprises)] {
 			names = append(names, `"`+amtinit.Printable(e, maxShown)+`"`)
 		}
-		text += " | " + fmt.Sprintf(textEnterprises.In(r.lang), r.list(names, len(f.Enterprises)))
+		parts = append(parts, fmt.Sprintf(textEnterprises.In(r.lang), r.list(names, len(f.Enterprises))))
 	}
-	return text
+	return parts
 }
 
 // list joins the first few of so many names.

@@ -24,7 +24,7 @@ Doing it again is harmless.
   --retry-failed           only the PCs that failed in the run before
   --dry-run                look only, change nothing
   --config FILE            instead of this machine's manager.toml or relay.toml
-  --parallel N             PCs worked on at a time (512)
+  --parallel N             PCs worked on at a time (1024)
   --timeout TIME           limit for one PC (30s)
   --ignore-logon-failures  go on though the first five PCs refuse the password
   --progress auto|plain|none    --json    --lang en|ja    --version    -h --help
@@ -49,7 +49,7 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
   --retry-failed           前回の実行で失敗したPCだけに実行する
   --dry-run                確認だけを行い、何も変更しない
   --config FILE            manager.tomlやrelay.tomlの代わりに使う設定ファイル
-  --parallel N             同時に処理するPCの台数(512)
+  --parallel N             同時に処理するPCの台数(1024)
   --timeout TIME           1台当たりの制限時間(30s)
   --ignore-logon-failures  最初の5台がパスワードを拒否しても続行する
   --progress auto|plain|none    --json    --lang en|ja    --version    -h --help
@@ -147,6 +147,7 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 
 	textInitialized = amtinit.Text{EN: "initialized", JA: "初期設定に成功しました"}
 	textAlready     = amtinit.Text{EN: "initialized already, nothing changed", JA: "初期設定済みです(変更なし)"}
+	textDetail      = amtinit.Text{EN: " (%s)", JA: "(%s)"}
 	textFailed      = amtinit.Text{EN: "FAILED", JA: "失敗"}
 	textRemedy      = amtinit.Text{EN: "Remedy:", JA: "対処:"}
 	textSummary     = amtinit.Text{
@@ -173,19 +174,21 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 	textWouldFail       = amtinit.Text{EN: "would FAIL", JA: "失敗の見込み"}
 	textWarning         = amtinit.Text{EN: "Warning:", JA: "警告:"}
 
-	// What a dry run finds out, and how it is answered.
-	textReachable     = amtinit.Text{EN: "reachable: %s", JA: "接続: %s"}
-	textSpeaksAMT     = amtinit.Text{EN: "AMT: %s", JA: "AMT: %s"}
-	textLetsIn        = amtinit.Text{EN: "log-on: %s", JA: "ログオン: %s"}
-	textHas3PDS       = amtinit.Text{EN: "3PDS: %s", JA: "3PDS: %s"}
-	textIsInitialized = amtinit.Text{EN: "initialized: %s", JA: "初期設定済み: %s"}
-	textHasRoom       = amtinit.Text{EN: "room: %s", JA: "空き: %s"}
-	textVersion       = amtinit.Text{EN: "version %s", JA: "バージョン%s"}
-	textEnterprises   = amtinit.Text{EN: "enterprises: %s", JA: "エンタープライズ: %s"}
-	textAnswer        = map[amtinit.Answer]amtinit.Text{
-		amtinit.Yes: {EN: "yes", JA: "はい"},
-		amtinit.No:  {EN: "no", JA: "いいえ"},
-	}
+	// What a dry run finds out.
+	textReachable        = amtinit.Text{EN: "reachable", JA: "接続可"}
+	textUnreachable      = amtinit.Text{EN: "not reachable", JA: "接続不可"}
+	textSpeaksAMT        = amtinit.Text{EN: "AMT", JA: "AMTあり"}
+	textSpeaksNoAMT      = amtinit.Text{EN: "no AMT", JA: "AMTなし"}
+	textVersion          = amtinit.Text{EN: "AMT %s", JA: "AMT %s"}
+	textLetsIn           = amtinit.Text{EN: "log-on accepted", JA: "ログオン可"}
+	textLetsNotIn        = amtinit.Text{EN: "log-on refused", JA: "ログオン不可"}
+	textHas3PDS          = amtinit.Text{EN: "3PDS", JA: "3PDSあり"}
+	textHasNo3PDS        = amtinit.Text{EN: "no 3PDS", JA: "3PDSなし"}
+	textIsInitialized    = amtinit.Text{EN: "initialized", JA: "初期設定済み"}
+	textIsNotInitialized = amtinit.Text{EN: "not initialized", JA: "初期設定未実施"}
+	textHasRoom          = amtinit.Text{EN: "room", JA: "空きあり"}
+	textHasNoRoom        = amtinit.Text{EN: "no room", JA: "空きなし"}
+	textEnterprises      = amtinit.Text{EN: "enterprises: %s", JA: "エンタープライズ: %s"}
 
 	// What the firmware's memory got; keys are those of the JSON output.
 	textDone = map[string]amtinit.Text{
@@ -194,9 +197,9 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 		"allocation-enlarged": {EN: "allocation entry enlarged", JA: "割り当てエントリを拡張"},
 	}
 	textWouldDo = map[string]amtinit.Text{
-		"enterprise-added":    {EN: "add the enterprise entry", JA: "エンタープライズを登録"},
-		"allocation-added":    {EN: "add the allocation entry", JA: "割り当てエントリを登録"},
-		"allocation-enlarged": {EN: "enlarge the allocation entry", JA: "割り当てエントリを拡張"},
+		"enterprise-added":    {EN: "enterprise entry", JA: "エンタープライズの登録"},
+		"allocation-added":    {EN: "allocation entry", JA: "割り当てエントリの登録"},
+		"allocation-enlarged": {EN: "larger allocation entry", JA: "割り当てエントリの拡張"},
 	}
 )
 
