@@ -72,6 +72,7 @@ func TestFind(t *testing.T) {
 			t.Parallel()
 			looked := false
 			e := engine{
+				dial:    dial,
 				Options: Options{Port: int(at.Port()), AddressFirst: test.addressFirst},
 				own:     map[netip.Addr]bool{own: true, up: true}, // a loopback address is no obstacle
 				ownName: "manager.example",
@@ -121,6 +122,7 @@ func TestFindGivesUpOnAResolverThatHangs(t *testing.T) {
 
 func TestKnockTriesBothPorts(t *testing.T) {
 	t.Parallel()
+	e := &engine{dial: dial}
 	plain := listen(t, fmt.Sprintf("127.49.2.1:%d", PortHTTP))
 	secure := listen(t, fmt.Sprintf("127.49.2.2:%d", PortTLS))
 	both := listen(t, fmt.Sprintf("127.49.2.3:%d", PortHTTP))
@@ -134,7 +136,7 @@ func TestKnockTriesBothPorts(t *testing.T) {
 		{"127.49.2.2", secure, true},
 		{"127.49.2.3", both, false},
 	} {
-		d, f := new(engine).knock(t.Context(), Target{}, []netip.Addr{netip.MustParseAddr(test.address)}, &place{e: new(engine)})
+		d, f := e.knock(t.Context(), Target{}, []netip.Addr{netip.MustParseAddr(test.address)}, &place{e: e})
 		if f != nil {
 			t.Errorf("%s: %s: %v", test.address, f.code, f.err)
 			continue
@@ -144,7 +146,7 @@ func TestKnockTriesBothPorts(t *testing.T) {
 			t.Errorf("%s: found at %s, TLS %v", test.address, d.at, d.tls)
 		}
 	}
-	_, f := new(engine).knock(t.Context(), Target{}, []netip.Addr{netip.MustParseAddr("127.49.2.4")}, &place{e: new(engine)})
+	_, f := e.knock(t.Context(), Target{}, []netip.Addr{netip.MustParseAddr("127.49.2.4")}, &place{e: e})
 	if f == nil || f.code != NothingAnswers {
 		t.Errorf("nothing listens: %+v", f)
 	}

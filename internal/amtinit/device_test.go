@@ -116,6 +116,7 @@ func TestReasonsOfDevices(t *testing.T) {
 		{name: "no realm, as a fault", user: &amtsim.User{Realms: []uint32{13}}, want: RealmMissing, step: Initialize},
 		{name: "no realm, as 401", device: amtsim.Options{Faults: amtsim.Faults{LacksRealm: "401"}}, user: &amtsim.User{Realms: []uint32{13}}, want: RealmMissing, step: Initialize, logOns: 2},
 		{name: "no realm, as 403", device: amtsim.Options{Faults: amtsim.Faults{LacksRealm: "403"}}, user: &amtsim.User{Realms: []uint32{13}}, want: RealmMissing, step: Initialize},
+		{name: "no realm but the one that is needed, as 401", device: amtsim.Options{Faults: amtsim.Faults{LacksRealm: "401"}}, user: &amtsim.User{Realms: []uint32{8}}},
 		{name: "no 3PDS", device: amtsim.Options{Faults: amtsim.Faults{No3PDS: true}}, want: No3PDS, step: Initialize},
 		{name: "Enterprise mode before 6.0", device: amtsim.Options{Release: "5.2.10", Mode: "enterprise"}, want: EnterpriseMode, step: Initialize},
 		{name: "Small Business before 6.0", device: amtsim.Options{Release: "5.2.10", Mode: "smb"}},

@@ -163,7 +163,7 @@ func (e *engine) knock(ctx context.Context, t Target, addrs []netip.Addr, p *pla
 	ask := func() {
 		door, dial := next, e.connect
 		if !p.used {
-			p.used, dial = true, connectNow // this one was waited for before the target was begun
+			p.used, dial = true, e.dial // this one was waited for before the target was begun
 		}
 		next++
 		asked++
@@ -242,10 +242,10 @@ func (e *engine) connect(ctx context.Context, at netip.AddrPort) (net.Conn, erro
 	if err := e.pace.wait(ctx); err != nil {
 		return nil, err
 	}
-	return connectNow(ctx, at)
+	return e.dial(ctx, at)
 }
 
-func connectNow(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
+func dial(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
 	// Every exchange has a deadline, so nobody waits for keep-alive packets.
 	d := net.Dialer{Timeout: connectTimeout, KeepAlive: -1}
 	return d.DialContext(ctx, "tcp", at.String())

@@ -39,6 +39,14 @@ func TestEveryReasonIsWhole(t *testing.T) {
 			t.Errorf("ReasonOf(%s) = %v", r.Code, got)
 		}
 	}
+	for _, w := range Warnings() {
+		if ids[w.ID] || !regexp.MustCompile(`^SHAM2\d\d\d-W$`).MatchString(w.ID) || w.ID <= last {
+			t.Errorf("message ID %q is malformed, out of order or given twice", w.ID)
+		}
+		last = w.ID
+		checkText(t, w.ID+" cause", w.Cause)
+		checkText(t, w.ID+" remedy", w.Remedy)
+	}
 	for id, text := range LogMessages() {
 		if ids[id] {
 			t.Errorf("%s is a reason and a log message", id)
