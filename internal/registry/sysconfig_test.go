@@ -200,7 +200,7 @@ func TestExportJoinsFilesAndAssets(t *testing.T) {
 	pcs["byfqdn"].report.Facts.NICs = nil
 	m.importFile(strings.NewReplacer("{byid}", strings.ToUpper(pcs["byid"].report.HostID.String()), "{renamed}", pcs["renamed"].report.HostID.String()).Replace(
 		`10.0.0.1 ByName. alias1 HID=#CKEL82P,TYPE=relay,MAC=00-11-22-33-44-55,X=1,COMMENT=a, b,ROOT=\r1\r2,DATE=2001/01/01 00:00:00,Y=2
-10.0.0.2 byid HID={byid},COMMENT=by ID
+10.0.0.2 otherwise HID={byid},COMMENT=by ID
 10.0.0.3 was1 HID={renamed},COMMENT=an older name
 10.0.0.4 was2 HID={renamed},COMMENT=old name
 10.0.0.5 ByFQDN.example HID=ffffffffffffffffffffffffffffffff,MAC=00-11-22-33-44-66,COMMENT=unknown ID
@@ -220,7 +220,9 @@ func TestExportJoinsFilesAndAssets(t *testing.T) {
 	m.wantExport(pcs, want...)
 
 	// The present name of the renamed one, once it is imported too, brings its own words.
-	m.importFile("10.0.0.7 RENAMED HID=" + pcs["renamed"].report.HostID.String() + ",COMMENT=present name\n10.0.0.3 was1 HID=" + pcs["renamed"].report.HostID.String() + ",COMMENT=later\n")
+	m.importFile("10.0.0.7 RENAMED HID=" + pcs["renamed"].report.HostID.String() + ",COMMENT=present name\n")
+	m.pass(time.Second)
+	m.importFile("10.0.0.3 was1 HID=" + pcs["renamed"].report.HostID.String() + ",COMMENT=later\n")
 	want = slices.Delete(want, 2, 3)
 	want = slices.Insert(want, 4, `192.0.2.7 renamed HID={renamed},TYPE=client,MAC=00-1B-21-00-00-`+mac("renamed")+`,COMMENT=present name,ROOT=\,DATE={now}`)
 	m.wantExport(pcs, want...)
@@ -308,6 +310,19 @@ func TestExportLeavesOutWhatCannotBeWritten(t *testing.T) {
 	if !strings.Contains(text, "\n10.0.0.4 nowhere HID="+pcs["nowhere"].report.HostID.String()+",TYPE=client,MAC=") ||
 		remarks[len(remarks)-1] != "host nowhere stands without its COMMENT: longer than 8192 bytes" {
 		t.Errorf("%q\n%s", remarks, text)
+	}
+}
+
+// An asset that never checked in has no date, or the file's.
+func TestExportWithoutCheckIn(t *testing.T) {
+	t.Parallel()
+	a := AssetDetail{Asset: Asset{HostID: hostid.ID{1}, Name: "pc1", Seen: Seen{Addresses: []string{"192.0.2.1"}}}}
+	for date, want := range map[string]string{"": "", "2025/04/01 09:00:00": "2025/04/01 09:00:00"} {
+		f := configurationFile{}
+		f.addAsset(a, "pc1", &sysconfig.Entry{Date: date})
+		if len(f.entries) != 1 || f.entries[0].Date != want {
+			t.Errorf("%q: %+v", date, f.entries)
+		}
 	}
 }
 

@@ -127,6 +127,22 @@ func TestReadTreacherousBytes(t *testing.T) {
 	}
 }
 
+// What is found out about the encoding holds across the borders of the reads.
+func TestEncodingOfALongFile(t *testing.T) {
+	t.Parallel()
+	filler := strings.Repeat("# 0123456789\n", 4000) // 13 bytes each: more than one read
+	for name, c := range map[string]struct{ text, want string }{
+		"damaged": {"# あ\n" + filler + "\x83A", "line 4002, column 1: expected a character in UTF-8, found the byte 0x83; save the file as UTF-8"},
+		"columns": {filler[:13*2514] + "# " + strings.Repeat("±", 100) + "\xff", "line 2515, column 203: expected a character in Shift_JIS (line 2515, column 103 is none in UTF-8), found the byte 0xFF; save the file as UTF-8"},
+		"cut":     {filler[:13*2520] + "# " + strings.Repeat("±", 10) + "\xc2", ""}, // half-width katakana
+	} {
+		_, err := readAll([]byte(c.text))
+		if got := fmt.Sprint(err); got != c.want && (c.want != "" || err != nil) {
+			t.Errorf("%s: got %s, want %s", name, got, c.want)
+		}
+	}
+}
+
 type slow struct{ io.ReadSeeker }
 
 func (s slow) Read(p []byte) (int, error) { return iotest.OneByteReader(s.ReadSeeker).Read(p) }
