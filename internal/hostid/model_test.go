@@ -25,11 +25,14 @@ type testDisk struct {
 	journal []hostid.Overwrite
 	writes  int
 	power   *power
+
+	left   []hostid.ID // that this installation was ordered to leave, and must not return to by itself
+	chosen []hostid.ID // that it has by order: an operator answers for them
 }
 
 // clone is the disk copied, byte for byte, onto another one.
 func (d *testDisk) clone(serial string) *testDisk {
-	return &testDisk{serial: serial, frame: slices.Clone(d.frame), aside: slices.Clone(d.aside), journal: slices.Clone(d.journal)}
+	return &testDisk{serial: serial, frame: slices.Clone(d.frame), aside: slices.Clone(d.aside), journal: slices.Clone(d.journal), chosen: slices.Clone(d.chosen)}
 }
 
 // power is cut at a durable step: nothing of it happens, all of it, or, in memory, the first bytes of it.
@@ -215,14 +218,11 @@ func (w *world) keeper(t *rapid.T, b *testBoard, p *power) *hostid.Keeper {
 	disk.power = p
 	// mayReplace is the promise of every write: another ID's record is set aside and announced first.
 	mayReplace := func(where string, old, r hostid.Record) {
-		if old.HostID == r.HostID {
-			if old.Seed != r.Seed {
-				t.Fatalf("%s: %s: the seed of %s is replaced", b.name, where, old.HostID)
-			}
+		if old.HostID == r.HostID && old.Seed == r.Seed {
 			return
 		}
-		if !slices.ContainsFunc(disk.journal, func(o hostid.Overwrite) bool {
-			return o.Store == where && o.Old.HostID == old.HostID && o.New.HostID == r.HostID && o.Old.Seed == old.Seed
+		if !announced(disk, where, old, r, func(k hostid.OverwriteKind) bool {
+			return old.HostID != r.HostID || k == hostid.Ordered || k == hostid.Rebound
 		}) {
 			t.Fatalf("%s: %s: %s is overwritten by %s, and nothing announced it", b.name, where, old.HostID, r.HostID)
 		}
@@ -253,7 +253,8 @@ func (w *world) keeper(t *rapid.T, b *testBoard, p *power) *hostid.Keeper {
 			switch {
 			case err == nil:
 				mayReplace(name, old, r)
-				if old.HostID != r.HostID && hostid.Compare(old.Facts, b.evidence().Facts(old.HostID)) == hostid.AnotherBoard && len(b.memory) == 1 {
+				if old.HostID != r.HostID && hostid.Compare(old.Facts, b.evidence().Facts(old.HostID)) == hostid.AnotherBoard && len(b.memory) == 1 &&
+					!announced(disk, name, old, r, func(k hostid.OverwriteKind) bool { return k == hostid.Rebound }) {
 					t.Fatalf("%s: the foreign record %s is overwritten", b.name, old.HostID)
 				}
 			case errors.Is(err, hostid.ErrNewer):
@@ -266,6 +267,13 @@ func (w *world) keeper(t *rapid.T, b *testBoard, p *power) *hostid.Keeper {
 		}}})
 	}
 	return k
+}
+
+// announced reports that old was to give way to r in that store, for a reason that fits.
+func announced(d *testDisk, where string, old, r hostid.Record, fits func(hostid.OverwriteKind) bool) bool {
+	return slices.ContainsFunc(d.journal, func(o hostid.Overwrite) bool {
+		return o.Store == where && o.Old.HostID == old.HostID && o.New.HostID == r.HostID && o.Old.Seed == old.Seed && fits(o.Kind)
+	})
 }
 
 // cutSave saves to memory as a durable step that can be cut within its bytes. What writes nothing is no step.
@@ -294,18 +302,9 @@ func (w *world) start(t *rapid.T, b *testBoard, p *power) (cut bool) {
 	k := w.keeper(t, b, p)
 	var out hostid.Outcome
 	var err error
-	func() {
-		defer func() {
-			if r := recover(); r != nil {
-				if _, ok := r.(powerCut); !ok {
-					panic(r)
-				}
-				cut = true
-			}
-		}()
-		out, err = k.Establish(context.Background())
-	}()
-	if cut {
+	before, loadErr := b.disk.Load(context.Background())
+	holdsPlace := loadErr == nil && len(b.memory) < 2 && hostid.Compare(before.Facts, b.evidence().Facts(before.HostID)) != hostid.AnotherBoard
+	if cut = cutBy(func() { out, err = k.Establish(context.Background()) }); cut {
 		b.last = nil // it is off; what it used before counts no more than its next start
 		return true
 	}
@@ -321,9 +320,103 @@ func (w *world) start(t *rapid.T, b *testBoard, p *power) (cut bool) {
 	if err != nil || !onDisk.Equal(out.Record) {
 		t.Fatalf("%s uses %+v, and its disk holds %+v, %v", b.name, out.Record, onDisk, err)
 	}
+	if id := out.Record.HostID; holdsPlace && id != before.HostID && slices.Contains(b.disk.left, id) {
+		t.Fatalf("%s was ordered to leave %s, and returns to it by itself: %+v, then %+v", b.name, id, before, out)
+	}
 	w.checkShared(t, b)
 	return false
 }
+
+// cutBy reports whether what f does was cut from power.
+func cutBy(f func()) (cut bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(powerCut); !ok {
+				panic(r)
+			}
+			cut = true
+		}
+	}()
+	f()
+	return false
+}
+
+// order carries out an order on b, with power cut at a step if p says so, and checks that the file then holds what it
+// held, or what begin was told.
+func (w *world) order(t *rapid.T, b *testBoard, p *power, what string, carryOut func(k *hostid.Keeper, begin func(hostid.Record) error) (hostid.Record, error)) {
+	ctx := context.Background()
+	before, err := b.disk.Load(ctx)
+	if err != nil || b.last == nil {
+		return // no service runs there that could be given an order
+	}
+	memory := b.writes()[3]
+	var begun, got hostid.Record
+	var orderErr error
+	k := w.keeper(t, b, p)
+	cut := cutBy(func() {
+		got, orderErr = carryOut(k, func(next hostid.Record) error {
+			p.step(func() { begun = next }, nil)
+			return nil
+		})
+	})
+	after, err := b.disk.Load(ctx)
+	if err != nil {
+		t.Fatalf("%s: %s: the file holds nothing: %v", b.name, what, err)
+	}
+	if b.writes()[3] != memory {
+		t.Fatalf("%s: %s: an order writes to memory past Establish", b.name, what)
+	}
+	done := !begun.HostID.IsZero() && after.Equal(begun)
+	switch {
+	case !done && !after.Equal(before):
+		t.Fatalf("%s: %s: the file held %+v, begun was %+v, and it holds %+v", b.name, what, before, begun, after)
+	case !cut && orderErr == nil && (!done || !got.Equal(after)):
+		t.Fatalf("%s: %s: it says %+v, begun was %+v, and the file holds %+v", b.name, what, got, begun, after)
+	case !cut && orderErr != nil && (done && !begun.Equal(before) || !errors.Is(orderErr, hostid.ErrNoRecord) && !errors.Is(orderErr, hostid.ErrUnavailable)):
+		t.Fatalf("%s: %s: %v, and the file holds %+v", b.name, what, orderErr, after)
+	}
+	if done {
+		switch {
+		case what == "new-id":
+			b.disk.left = append(b.disk.left, before.HostID)
+			if after.Local.CopyOf != before.HostID {
+				t.Fatalf("%s: %s: copy of %s, want %s", b.name, what, after.Local.CopyOf, before.HostID)
+			}
+		default:
+			if what == "take-back" {
+				b.disk.left = append(b.disk.left, before.HostID)
+			}
+			b.disk.chosen = append(b.disk.chosen, after.HostID)
+			if c := hostid.Compare(after.Facts, b.evidence().Facts(after.HostID)); c == hostid.AnotherBoard {
+				t.Fatalf("%s: %s: the record is still another board's", b.name, what)
+			}
+		}
+		b.disk.left = slices.DeleteFunc(b.disk.left, func(id hostid.ID) bool { return id == after.HostID })
+	}
+	b.last = nil
+	w.start(t, b, nil)
+	if b.last != nil && done && b.last.Record.HostID != after.HostID && what != "new-id" && what != "take-back" {
+		t.Fatalf("%s: %s: it was done, and %s became %s at the next start", b.name, what, after.HostID, b.last.Record.HostID)
+	}
+	if (what == "rebind" || what == "use-nonvolatile") && done && b.answers() {
+		w.settled(t, b, what)
+	}
+}
+
+// settled checks that memory follows such an order at once, whatever it held, and that nothing is left to decide.
+func (w *world) settled(t *rapid.T, b *testBoard, what string) {
+	if b.last == nil || len(b.last.Conflicts) > 0 || b.last.Pending || b.last.Record.Local.DropFor == b.last.Record.HostID && len(b.memory) > 0 {
+		t.Fatalf("%s: after %s: %+v", b.name, what, b.last)
+	}
+	for i, m := range b.memory {
+		if r, err := m.Load(context.Background()); err != nil || r.HostID != b.last.Record.HostID || r.Seed != b.last.Record.Seed {
+			t.Fatalf("%s: after %s: memory %d holds %+v, %v", b.name, what, i, r, err)
+		}
+	}
+}
+
+// moved says that a disk is in another PC, or its memory was exchanged under it: what was ordered here does not hold there.
+func (d *testDisk) moved() { d.left = nil }
 
 // checkShared: no host ID is in use on two boards without one of them saying so.
 func (w *world) checkShared(t *rapid.T, b *testBoard) {
@@ -345,7 +438,8 @@ func speaksOf(b *testBoard, id hostid.ID) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(b.disk.journal, func(o hostid.Overwrite) bool { return o.Old.HostID == id || o.New.HostID == id })
+	return slices.Contains(b.disk.chosen, id) ||
+		slices.ContainsFunc(b.disk.journal, func(o hostid.Overwrite) bool { return o.Old.HostID == id || o.New.HostID == id })
 }
 
 // newDisk puts an empty disk into b; reinstall empties the folder.
@@ -361,15 +455,27 @@ func (w *world) restored(t *rapid.T, b *testBoard) {
 	}
 }
 
+// cut is power that fails at one of the next steps; maybeCut fails every third time.
+func (w *world) cut(t *rapid.T) *power {
+	return &power{
+		armed: true, steps: rapid.IntRange(0, 5).Draw(t, "steps"), applied: rapid.Bool().Draw(t, "applied"),
+		partly: rapid.IntRange(0, hostid.MaxFrame).Draw(t, "bytes"),
+	}
+}
+
+func (w *world) maybeCut(t *rapid.T) *power {
+	if rapid.IntRange(0, 2).Draw(t, "cut") > 0 {
+		return nil
+	}
+	return w.cut(t)
+}
+
 func (w *world) events() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
 		"start": func(t *rapid.T) { w.start(t, w.board(t), nil) },
 		"start, power cut, start": func(t *rapid.T) {
 			b := w.board(t)
-			w.start(t, b, &power{
-				armed: true, steps: rapid.IntRange(0, 5).Draw(t, "steps"), applied: rapid.Bool().Draw(t, "applied"),
-				partly: rapid.IntRange(0, hostid.MaxFrame).Draw(t, "bytes"),
-			})
+			w.start(t, b, w.cut(t))
 			w.start(t, b, nil)
 		},
 		"reinstall":            func(t *rapid.T) { b := w.board(t); w.reinstall(b); w.restored(t, b) },
@@ -378,11 +484,14 @@ func (w *world) events() map[string]func(*rapid.T) {
 		"disks swapped": func(t *rapid.T) {
 			a, b := w.board(t), w.board(t)
 			a.disk, b.disk = b.disk, a.disk
+			a.disk.moved()
+			b.disk.moved()
 			a.last, b.last = nil, nil
 		},
 		"disk moved, a new one in its place": func(t *rapid.T) {
 			a, b := w.board(t), w.board(t)
 			b.disk, b.last = a.disk, nil
+			b.disk.moved()
 			w.newDisk(a)
 		},
 		"disk cloned": func(t *rapid.T) {
@@ -392,9 +501,10 @@ func (w *world) events() map[string]func(*rapid.T) {
 		"file corrupt": func(t *rapid.T) {
 			if d := w.board(t).disk; d.frame != nil {
 				d.frame = append([]byte{0x13}, d.frame[1:]...)
+				d.left = nil
 			}
 		},
-		"file deleted": func(t *rapid.T) { b := w.board(t); b.disk.frame, b.last = nil, nil },
+		"file deleted": func(t *rapid.T) { b := w.board(t); b.disk.frame, b.disk.left, b.last = nil, nil, nil },
 		"memory does not answer": func(t *rapid.T) {
 			w.memory(t).Err = fmt.Errorf("%w: no driver", hostid.ErrUnavailable)
 		},
@@ -422,10 +532,47 @@ func (w *world) events() map[string]func(*rapid.T) {
 		"another board's memory": func(t *rapid.T) {
 			a, b := w.memory(t), w.memory(t)
 			b.Blocks = [2][]byte{slices.Clone(a.Blocks[0]), slices.Clone(a.Blocks[1])}
+			for _, o := range w.boards {
+				if slices.Contains(o.memory, b) {
+					o.disk.moved()
+				}
+			}
 		},
 		"network interface swapped": func(t *rapid.T) { w.board(t).mac = w.next("mac") },
 		"UUID reset": func(t *rapid.T) {
 			w.board(t).uuid = rapid.SampledFrom([]string{"", "shared", w.next("uuid")}).Draw(t, "uuid")
+		},
+		"order new-id": func(t *rapid.T) {
+			w.order(t, w.board(t), w.maybeCut(t), "new-id", func(k *hostid.Keeper, begin func(hostid.Record) error) (hostid.Record, error) {
+				return k.TakeNewID(context.Background(), begin)
+			})
+		},
+		"order take-back": func(t *rapid.T) {
+			b := w.board(t)
+			id := hostid.NewID() // was never set aside
+			if n := len(b.disk.aside); n > 0 {
+				id = b.disk.aside[rapid.IntRange(0, n-1).Draw(t, "record")].HostID
+			}
+			w.order(t, b, w.maybeCut(t), "take-back", func(k *hostid.Keeper, begin func(hostid.Record) error) (hostid.Record, error) {
+				return k.TakeBack(context.Background(), id, begin)
+			})
+		},
+		"order rebind": func(t *rapid.T) {
+			w.order(t, w.board(t), w.maybeCut(t), "rebind", func(k *hostid.Keeper, begin func(hostid.Record) error) (hostid.Record, error) {
+				return k.Rebind(context.Background(), begin)
+			})
+		},
+		"order use-nonvolatile": func(t *rapid.T) {
+			b := w.board(t)
+			id := hostid.NewID() // no memory holds it
+			for _, m := range b.memory {
+				if r, err := m.Load(context.Background()); err == nil && rapid.Bool().Draw(t, "this") {
+					id = r.HostID
+				}
+			}
+			w.order(t, b, w.maybeCut(t), "use-nonvolatile", func(k *hostid.Keeper, begin func(hostid.Record) error) (hostid.Record, error) {
+				return k.UseNonvolatile(context.Background(), id, begin)
+			})
 		},
 		"another case":        func(t *rapid.T) { w.board(t).chassis = w.next("case") },
 		"serial numbers lost": func(t *rapid.T) { w.board(t).chassis = "" },

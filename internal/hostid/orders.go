@@ -54,6 +54,8 @@ func (k *Keeper) TakeBack(ctx context.Context, id ID, begin func(next Record) er
 		return Record{}, err
 	}
 	next.Facts = next.Facts.ordered(k.Evidence.Facts(id))
+	// What memory holds now is not what it held when this record gave way.
+	next.Local.Fresh, next.Local.Stored = next.Local.Fresh && !next.Local.Stored, false
 	next.Local.Pending, next.Local.DropFor = false, old.leftInMemory(id)
 	return k.become(ctx, old, next, begin)
 }
@@ -107,15 +109,17 @@ func (k *Keeper) UseNonvolatile(ctx context.Context, id ID, begin func(next Reco
 }
 
 // TakeFacts has the file's record take the present known facts where they say that this is its board, which Establish
-// does only while memory holds the record. It is called before a value ceases to count: else the facts that followed
-// the PC by it would be lost, and what is left might say another board.
+// does only while memory holds the record. It is called before a value ceases to count: a network interface that was
+// swapped would else be all that is left, and say another board. On a disk that is known to be another one nothing is
+// taken: a copy that only the value passed for its original comes to light then.
 func (k *Keeper) TakeFacts(ctx context.Context) error {
 	old, err := k.ordered(ctx)
 	if err != nil {
 		return err
 	}
 	present := k.Evidence.Facts(old.HostID)
-	if Compare(old.Facts, present) != SameBoard {
+	board := Compare(old.Facts, present)
+	if board == AnotherBoard || AnotherDisk(old.Facts, present) || board == Undecided && !SameDisk(old.Facts, present) {
 		return nil
 	}
 	next := old

@@ -192,6 +192,73 @@ func TestPolicyMarks(t *testing.T) {
 	}
 }
 
+// What the manager ordered to be this PC's record holds its place against whatever memory holds.
+func TestPolicyRebound(t *testing.T) {
+	t.Parallel()
+	own := func(id byte) memoryView { return memoryView{record: policyRecord(id, thisPC)} }
+	foreign := func(id byte) memoryView { return memoryView{record: policyRecord(id, otherPC)} }
+	is := func(s State) memoryView { return memoryView{state: s} }
+	twin := own(1)
+	twin.record.Seed[9] = 9
+	for _, c := range []struct {
+		why    string
+		facts  string
+		memory []memoryView
+		want   string
+	}{
+		{"another ID", thisPC, []memoryView{own(2)}, "keep rebound write[0]"},
+		{"another board's", thisPC, []memoryView{foreign(2)}, "keep rebound write[0]"},
+		{"the same ID, another board's", thisPC, []memoryView{foreign(1)}, "keep refresh rebound write[0]"},
+		{"the same", thisPC, []memoryView{own(1)}, "keep refresh rebound write[0]"},
+		{"twin", thisPC, []memoryView{twin}, "keep rebound write[0]"},
+		{"empty", thisPC, []memoryView{is(Empty)}, "keep rebound write[0]"},
+		{"corrupt", thisPC, []memoryView{is(Corrupt)}, "keep rebound write[0]"},
+		{"not initialized", thisPC, []memoryView{is(NotInitialized)}, "keep rebound"},
+		{"not there", thisPC, []memoryView{is(Unavailable)}, "keep"},
+		{"newer", thisPC, []memoryView{is(Newer)}, "keep"},
+		{"several that differ", thisPC, []memoryView{own(2), foreign(3), own(1), is(Empty)}, "keep refresh rebound write[0 1 2 3]"},
+		{"one is not there", thisPC, []memoryView{is(Unavailable), foreign(2), own(3), own(1), is(Empty)}, "keep refresh write[3 4]"},
+		{"one is newer", thisPC, []memoryView{is(Newer), foreign(2)}, "keep"},
+		{"undecided", undecided, []memoryView{foreign(2)}, "keep rebound write[0]"},
+		{"nothing known", unknown, []memoryView{own(2)}, "keep rebound write[0]"},
+		{"on another disk", otherDisk, []memoryView{own(2)}, "keep rebound write[0]"},
+		// The disk went to another PC since, and the order does not hold there.
+		{"undecided, on another disk", "-----X-", []memoryView{own(2)}, "restore: other-id"},
+		{"moved", otherBoard, []memoryView{own(2)}, "restore: other-id"},
+		{"moved, foreign", otherBoard, []memoryView{foreign(2)}, "keep: memory-foreign"},
+		{"copy", otherPC, []memoryView{own(2)}, "restore: other-id"},
+		{"copy, empty", otherPC, []memoryView{is(Empty)}, "generate write[0]"},
+	} {
+		r := policyRecord(1, c.facts)
+		r.Local = Local{Fresh: true, DropFor: r.HostID}
+		if got := decide(viewOf(fileNone, &r, c.memory...)).String(); got != c.want {
+			t.Errorf("%s: %q, want %q", c.why, got, c.want)
+		}
+	}
+}
+
+// Which facts an order leaves: what sits on another board than the record knew goes, even if nothing takes its place.
+func TestOrderedFacts(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ recorded, present, want string }{
+		{thisPC, thisPC, thisPC},
+		{otherBoard, thisPC, thisPC},
+		{"abcdefg", "ab-----", "abcdefg"}, // the same board: what is not known now stays
+		{"abcdefg", "abcDEFg", "abcDEFg"}, // in another case
+		{"abcdefg", "xyz----", "xyzdef-"},
+		{"abcdefg", "x------", "x--def-"},
+		{"abcdefg", "aXY----", "aXYdef-"},
+		{"abcdefg", "-------", "---def-"}, // undecided
+		{"-------", "abcdefg", "abcdefg"},
+	} {
+		id := ID{1}
+		got := evidenceOf(c.recorded).Facts(id).ordered(evidenceOf(c.present).Facts(id))
+		if got != evidenceOf(c.want).Facts(id) {
+			t.Errorf("recorded %s, present %s: not %s", c.recorded, c.present, c.want)
+		}
+	}
+}
+
 // The same ID with another seed: nothing is written, whatever file and memory are.
 func TestPolicyTwin(t *testing.T) {
 	t.Parallel()
