@@ -49,11 +49,15 @@ func mayBreak(a, b rune) bool {
 
 // wrap breaks a text into lines of at most limit columns: at spaces, and beside full-width characters as Japanese allows
 // it. A word that is longer than a line is broken where the line ends.
-func wrap(s string, limit int) []string {
+func wrap(s string, limit int) []string { return wrapAfter(s, limit, limit) }
+
+// wrapAfter is wrap with a limit of its own for the first line.
+func wrapAfter(s string, first, limit int) []string {
 	runes := []rune(strings.TrimSpace(s))
 	var lines []string
 	for len(runes) > 0 {
-		end, next := breakAt(runes, max(limit, 2))
+		end, next := breakAt(runes, max(first, 2))
+		first = limit
 		lines = append(lines, strings.TrimRight(string(runes[:end]), " "))
 		for next < len(runes) && runes[next] == ' ' {
 			next++
@@ -87,8 +91,7 @@ func breakAt(runes []rune, limit int) (end, next int) {
 // hanging lays a text out within limit columns: first before its first line, indent columns before the others.
 func hanging(first string, indent int, text string, limit int) string {
 	var b strings.Builder
-	room := max(limit-max(columns(first), indent), 10)
-	for i, line := range wrap(text, room) {
+	for i, line := range wrapAfter(text, max(limit-columns(first), 10), max(limit-indent, 10)) {
 		if i == 0 {
 			b.WriteString(first)
 		} else {

@@ -105,6 +105,8 @@ func startSimulator(t *testing.T, args ...string) (list, config string) {
 		t.Fatal(err)
 	}
 	c := exec.Command(simulator, append(args, "--local", "none", "--system-file", list)...)
+	var problems strings.Builder
+	c.Stderr = &problems
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +123,8 @@ func startSimulator(t *testing.T, args ...string) (list, config string) {
 			return list, config
 		}
 	}
-	t.Fatal("the simulator did not get ready")
+	c.Wait()
+	t.Fatalf("the simulator did not get ready: %s", problems.String())
 	return "", ""
 }
 
@@ -174,7 +177,7 @@ func shown(t *testing.T, all string) []string {
 // nothing behind.
 func TestBarOnTerminal(t *testing.T) {
 	t.Parallel()
-	list, config := startSimulator(t, "--devices", "40", "--network", "127.123.10.1", "--latency", "30ms")
+	list, config := startSimulator(t, "--devices", "40", "--network", "127.123.210.1", "--latency", "30ms")
 	for _, test := range []struct {
 		columns int
 		lang    string
@@ -192,7 +195,7 @@ func TestBarOnTerminal(t *testing.T) {
 			t.Errorf("%+v: the bar is left behind:\n%s", test, text)
 		}
 		for n := 1; n <= 40; n++ {
-			if begin := fmt.Sprintf("pc-%04d (127.123.10.%d):", n, n); test.columns >= 40 && !strings.Contains("\n"+text, "\n"+begin) {
+			if begin := fmt.Sprintf("pc-%04d (127.123.210.%d):", n, n); test.columns >= 40 && !strings.Contains("\n"+text, "\n"+begin) {
 				t.Errorf("%+v: the line of PC %d is torn or missing:\n%s", test, n, text)
 			}
 		}
@@ -213,7 +216,7 @@ func TestBarOnTerminal(t *testing.T) {
 // Ctrl-C: what is said about it stands above the bar, and the bar goes in the end.
 func TestBarInterrupted(t *testing.T) {
 	t.Parallel()
-	list, config := startSimulator(t, "--devices", "40", "--network", "127.123.11.1", "--latency", "60ms")
+	list, config := startSimulator(t, "--devices", "40", "--network", "127.123.211.1", "--latency", "60ms")
 	sent := false
 	all, exit := runOnTerminal(t, 80, nil, func(all string, p *os.Process) {
 		if !sent && strings.Contains(all, "/40  failed") {
@@ -236,7 +239,7 @@ func TestBarInterrupted(t *testing.T) {
 // With --json into a file nothing but the bar is on the terminal, and nothing of it in the file.
 func TestBarBesideJSON(t *testing.T) {
 	t.Parallel()
-	list, config := startSimulator(t, "--devices", "20", "--network", "127.123.12.1", "--latency", "60ms")
+	list, config := startSimulator(t, "--devices", "20", "--network", "127.123.212.1", "--latency", "60ms")
 	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +269,7 @@ func TestBarBesideJSON(t *testing.T) {
 // A terminal that cannot move its cursor, one that is too narrow, and one whose user does not want the bar get none.
 func TestNoBarOnTerminal(t *testing.T) {
 	t.Parallel()
-	list, config := startSimulator(t, "--devices", "8", "--network", "127.123.13.1", "--latency", "60ms")
+	list, config := startSimulator(t, "--devices", "8", "--network", "127.123.213.1", "--latency", "60ms")
 	for _, test := range []struct {
 		kind    string
 		columns uint16

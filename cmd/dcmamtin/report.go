@@ -19,7 +19,7 @@ import (
 // targets are brief: the remedies stand in the summary's table, once per reason, and the details in the log.
 type report struct {
 	w       io.Writer
-	columns func() int // of the terminal that w is; 0 if it is none
+	columns func() int // that a line may take on the terminal that w is; 0 if it is none
 	now     func() time.Time
 	began   time.Time
 	arguments
@@ -39,7 +39,7 @@ type warned struct {
 func newReport(a arguments, s *screen) *report {
 	return &report{
 		w:         s.results(),
-		columns:   func() int { return widthOf(s.stdout) },
+		columns:   func() int { return max(widthOf(s.stdout)-1, 0) }, // the last one stays free, as with the bar
 		now:       time.Now,
 		began:     time.Now(),
 		arguments: a,

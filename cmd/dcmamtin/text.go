@@ -151,11 +151,11 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 	textFailed      = amtinit.Text{EN: "FAILED", JA: "失敗"}
 	textRemedy      = amtinit.Text{EN: "Remedy:", JA: "対処:"}
 	textSummary     = amtinit.Text{
-		EN: "Targets: %d, initialized %d (%d of them already), failed %d, not tried %d",
+		EN: "Targets: %d, initialized %d (%d already), failed %d, not tried %d",
 		JA: "実行先%d台: 成功%d台(うち初期設定済み%d台)、失敗%d台、未実行%d台"}
 	textSummaryDry = amtinit.Text{
-		EN: "Targets: %d, initialized %d, to initialize %d, would fail %d, not tried %d",
-		JA: "実行先%d台: 初期設定済み%d台、初期設定が必要%d台、失敗の見込み%d台、未実行%d台"}
+		EN: "Targets: %d, initialized %d, would be %d, would fail %d, not tried %d",
+		JA: "実行先%d台: 設定済み%d台、設定が必要%d台、失敗の見込み%d台、未実行%d台"}
 	textDryRun = amtinit.Text{
 		EN: "Dry run: nothing was changed.",
 		JA: "確認だけを行いました。何も変更していません。"}
