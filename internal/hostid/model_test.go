@@ -26,13 +26,12 @@ type testDisk struct {
 	writes  int
 	power   *power
 
-	left   []hostid.ID // that this installation was ordered to leave, and must not return to by itself
-	chosen []hostid.ID // that it has by order: an operator answers for them
+	left []hostid.ID // that this installation was ordered to leave, and must not return to by itself
 }
 
 // clone is the disk copied, byte for byte, onto another one.
 func (d *testDisk) clone(serial string) *testDisk {
-	return &testDisk{serial: serial, frame: slices.Clone(d.frame), aside: slices.Clone(d.aside), journal: slices.Clone(d.journal), chosen: slices.Clone(d.chosen)}
+	return &testDisk{serial: serial, frame: slices.Clone(d.frame), aside: slices.Clone(d.aside), journal: slices.Clone(d.journal)}
 }
 
 // power is cut at a durable step: nothing of it happens, all of it, or, in memory, the first bytes of it.
@@ -172,8 +171,9 @@ func (b *testBoard) writes() [4]int {
 
 type world struct {
 	boards   []*testBoard
-	serial   int  // numbers for new things
-	telltale bool // every board has a serial number of its own, so that none can pass for another
+	serial   int         // numbers for new things
+	chosen   []hostid.ID // that some PC has by order: an operator answers for them
+	telltale bool        // every board has a serial number of its own, so that none can pass for another
 }
 
 func (w *world) next(what string) string {
@@ -386,7 +386,7 @@ func (w *world) order(t *rapid.T, b *testBoard, p *power, what string, carryOut 
 			if what == "take-back" {
 				b.disk.left = append(b.disk.left, before.HostID)
 			}
-			b.disk.chosen = append(b.disk.chosen, after.HostID)
+			w.chosen = append(w.chosen, after.HostID)
 			if c := hostid.Compare(after.Facts, b.evidence().Facts(after.HostID)); c == hostid.AnotherBoard {
 				t.Fatalf("%s: %s: the record is still another board's", b.name, what)
 			}
@@ -422,7 +422,7 @@ func (d *testDisk) moved() { d.left = nil }
 func (w *world) checkShared(t *rapid.T, b *testBoard) {
 	id := b.last.Record.HostID
 	for _, o := range w.boards {
-		if !w.telltale || o == b || o.last == nil || o.last.Record.HostID != id {
+		if !w.telltale || slices.Contains(w.chosen, id) || o == b || o.last == nil || o.last.Record.HostID != id {
 			continue
 		}
 		if !speaksOf(b, id) && !speaksOf(o, id) {
@@ -438,8 +438,7 @@ func speaksOf(b *testBoard, id hostid.ID) bool {
 			return true
 		}
 	}
-	return slices.Contains(b.disk.chosen, id) ||
-		slices.ContainsFunc(b.disk.journal, func(o hostid.Overwrite) bool { return o.Old.HostID == id || o.New.HostID == id })
+	return slices.ContainsFunc(b.disk.journal, func(o hostid.Overwrite) bool { return o.Old.HostID == id || o.New.HostID == id })
 }
 
 // newDisk puts an empty disk into b; reinstall empties the folder.

@@ -230,6 +230,7 @@ func TestTakeBackOfWhatIsNotThere(t *testing.T) {
 		},
 		"newer than this": func() error { return os.WriteFile(names[0], storetest.NewerFrame(1), 0o600) },
 	} {
+		os.Remove(names[0])
 		if err := damage(); err != nil {
 			t.Fatal(err)
 		}
