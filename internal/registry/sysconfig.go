@@ -259,10 +259,11 @@ func (f *configurationFile) nameOf(a AssetDetail, h *sysconfig.Entry) string {
 		name = h.Name
 	}
 	key := sysconfig.HostKey(name)
+	other, err := hostid.ParseID(key) // under it, that other one may have to stand
 	switch {
 	case sysconfig.Entry{Address: netip.IPv4Unspecified(), Name: name}.Writable(f.enc) != nil:
 		f.remark("host ID %s stands under its host ID: its name %q cannot be written into such a file", a.HostID, name)
-	case f.taken[key]:
+	case f.taken[key] || err == nil && other != a.HostID:
 		f.remark("host ID %s stands under its host ID: its name %q is that of another PC too", a.HostID, name)
 	default:
 		f.taken[key] = true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -263,6 +264,32 @@ func TestExportNamesEachOnce(t *testing.T) {
 	}
 }
 
+// A PC that calls itself by another's host ID, or a file that does, takes nobody's place.
+func TestExportKeepsHostIDsForTheirOwners(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	owner, thief, third := newPC(m, "a b"), newPC(m, "thief"), newPC(m, "a c")
+	thief.report.Names.Host = strings.ToUpper(owner.report.HostID.String())
+	m.importFile("10.0.0.1 " + third.report.HostID.String() + " HID=#X\n")
+	for _, p := range []*pc{owner, third, thief} {
+		p.checkIn()
+		m.pass(time.Minute)
+	}
+	text, remarks := m.export(sysconfig.UTF8)
+	entries, err := readEntries(text)
+	must(t, err)
+	var names, want []string
+	for _, e := range entries {
+		names = append(names, e.Name+" "+e.HID)
+	}
+	for _, p := range []*pc{owner, third, thief} {
+		want = append(want, p.report.HostID.String()+" "+p.report.HostID.String())
+	}
+	if d := cmp.Diff(want, names); d != "" || len(remarks) != 4 || !strings.HasSuffix(remarks[3], "is left out: an asset under another host ID has this name") {
+		t.Errorf("%s%q", d, remarks)
+	}
+}
+
 func TestExportLeavesOutWhatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
@@ -369,6 +396,82 @@ fe80::1%eth0 ﾊﾟｿｺﾝ HID=#CKEL82P,TYPE=relay,OWNER=Bob,owner=Eve,MAC=00-
 		}
 		if back, _ := m.export(enc); back != first {
 			t.Errorf("after importing its own export:\n%s", cmp.Diff(first, back))
+		}
+	}
+}
+
+// Whatever was imported and whoever checked in: every PC is exported once, no name stands twice, another registry gives
+// the same bytes back, and importing one's own export changes no line.
+func TestExportOfAnything(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(12) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		pick := func(from ...string) string { return from[r.IntN(len(from))] }
+		m := newManager(t)
+		names := []string{"pc1", "PC1.", "pc2", "pc2.example", "表", "한", "a b", "localhost", "pc3"}
+		var pcs []*pc
+		hids := []string{"", "#CKEL82P", strings.Repeat("f", 32)}
+		for range r.IntN(5) {
+			p := newPC(m, pick(names...))
+			p.report.Names.FQDN = pick("", "pc2.example", "pc1.example")
+			if r.IntN(4) == 0 {
+				p.report.Addresses = nil
+			}
+			pcs = append(pcs, p)
+			hids = append(hids, p.report.HostID.String(), strings.ToUpper(p.report.HostID.String()))
+		}
+		file := func() string {
+			var b strings.Builder
+			for range r.IntN(8) {
+				name := pick(names...)
+				if name == "a b" {
+					name = "a_b"
+				}
+				fmt.Fprintf(&b, "10.0.0.%d %s%s HID=%s%s%s\n", r.IntN(9), name, pick("", " alias", " 한"), pick(hids...),
+					pick("", ",TYPE=client", ",TYPE=manager", ",OWNER=Bob"), pick("", ",COMMENT=a, b", ",COMMENT=¥", `,ROOT=\r`))
+			}
+			return b.String()
+		}
+		m.importFile(file())
+		for _, p := range pcs {
+			p.checkIn()
+			m.pass(time.Duration(r.IntN(2)) * time.Second)
+		}
+		m.importFile(file())
+		for _, enc := range []sysconfig.Encoding{sysconfig.UTF8, sysconfig.ShiftJIS} {
+			text, remarks := m.export(enc)
+			entries, err := readEntries(text)
+			must(t, err)
+			keys := map[string]bool{}
+			for _, e := range entries {
+				if keys[e.Key()] {
+					t.Errorf("seed %d: %s stands twice:\n%s", seed, e.Name, text)
+				}
+				keys[e.Key()] = true
+			}
+			for _, p := range pcs {
+				n := strings.Count(strings.ToLower(text), " hid="+p.report.HostID.String())
+				if n == 0 && p.report.Addresses == nil && slices.ContainsFunc(remarks, func(r string) bool {
+					return strings.HasPrefix(r, "host ID "+p.report.HostID.String()) && strings.HasSuffix(r, "it has reported no address")
+				}) {
+					continue
+				}
+				if n != 1 {
+					t.Errorf("seed %d: %s (%s) stands %d times:\n%s%q", seed, p.report.HostID, p.report.Names.Host, n, text, remarks)
+				}
+			}
+			other := newManager(t)
+			if done := other.importFile(text); done.Added != len(entries) || done.LeftOut > 0 {
+				t.Errorf("seed %d: %+v of\n%s", seed, done, text)
+			}
+			if again, remarks := other.export(enc); again != text || len(remarks) > 0 {
+				t.Errorf("seed %d: from another registry %q\n%s", seed, remarks, cmp.Diff(text, again))
+			}
+			sorted := func(text string) []string { return slices.Sorted(strings.Lines(text)) }
+			m.importFile(text)
+			if again, _ := m.export(enc); enc == sysconfig.UTF8 && !slices.Equal(sorted(again), sorted(text)) {
+				t.Errorf("seed %d: after importing its own export\n%s", seed, cmp.Diff(sorted(text), sorted(again)))
+			}
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -577,6 +579,17 @@ func FuzzRoundTrip(f *testing.F) {
 	f.Add([]byte(sample))
 	f.Add(utf16Of(sample, true))
 	f.Add(cp932(f, sample))
+	files, err := filepath.Glob(filepath.Join(corpus, "*[Ds]")) // .NDD and .hosts, without .want
+	if err != nil || len(files) == 0 {
+		f.Fatal(files, err)
+	}
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		entries, err := readAll(b)
 		if err != nil {
