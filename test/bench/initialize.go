@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,11 +25,15 @@ import (
 // A company of simulated PCs, and one in a hundred of each kind that fails.
 const (
 	company = 10000
-	sample  = 10 // PCs beside them, for what takes seconds per PC
+	// PCs beside them, for what takes seconds per PC.
+	oneByOne = 10
+	byShell  = 5
 
 	companyNetwork = "127.126.64.1"
 	companyControl = "127.126.63.1:8000"
 	companyLatency = 200 * time.Millisecond // per firmware call, as slow firmware has it
+
+	stuckAfter = 3 * time.Minute
 )
 
 // ailments: the place in each hundred, the fault, and the reason that dcmamtin has to give. They are spread, for the file is
@@ -60,7 +65,7 @@ func initializing(stage *play.Stage) error {
 		return err
 	}
 	row(fmt.Sprintf("%d PCs, %v per firmware call; 1 %% refuse, 1 %% silent, 1 %% wrong password, 1 %% full", company, companyLatency), runs[0], "60 s, 150 MB")
-	one, err := slow.initialize("one-at-a-time", slow.pcs[company:company+sample], true, "--parallel", "1")
+	one, err := slow.initialize("one-at-a-time", slow.pcs[company:company+oneByOne], true, "--parallel", "1")
 	if err != nil {
 		return err
 	}
@@ -72,7 +77,7 @@ func initializing(stage *play.Stage) error {
 	for _, n := range state.Calls {
 		calls += n
 	}
-	shell, shellErr := slow.shellLoop(slow.pcs[company+sample:])
+	shell, shellErr := slow.shellLoop(slow.pcs[company+oneByOne:])
 	if shellErr != nil && !errors.Is(shellErr, exec.ErrNotFound) {
 		return shellErr
 	}
@@ -127,7 +132,7 @@ func initializing(stage *play.Stage) error {
 type companyFleet struct {
 	*play.Process
 	stage *play.Stage
-	pcs   []simulatedPC // the company, then twice the sample
+	pcs   []simulatedPC // the company, then the two samples
 }
 
 // simulatedPC is a line of the system configuration information file.
@@ -140,7 +145,7 @@ type simulatedPC struct {
 }
 
 func startCompany(stage *play.Stage, latency time.Duration) (*companyFleet, error) {
-	devices := company + 2*sample
+	devices := company + oneByOne + byShell
 	faults := make(map[string]json.RawMessage)
 	reasons := make(map[int]string)
 	for hundred := 0; hundred < company; hundred += 100 {
@@ -232,7 +237,7 @@ func (f *companyFleet) initialize(name string, pcs []simulatedPC, silent bool, a
 	if err := cmd.Start(); err != nil {
 		return initialized{}, err
 	}
-	stuck := time.AfterFunc(3*time.Minute, func() { cmd.Process.Kill() })
+	stuck := time.AfterFunc(stuckAfter, func() { cmd.Process.Kill() })
 	defer stuck.Stop()
 	r := initialized{pcs: len(expected)}
 	var sum struct {
@@ -330,7 +335,10 @@ func (f *companyFleet) shellLoop(pcs []simulatedPC) (initialized, error) {
 	if err != nil {
 		return initialized{}, err
 	}
-	cmd := exec.Command("sh", "-c", script.String(), "sh")
+	ctx, cancel := context.WithTimeout(context.Background(), stuckAfter)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", script.String(), "sh")
+	cmd.WaitDelay = time.Second // for what the shell has started
 	for _, pc := range pcs {
 		cmd.Args = append(cmd.Args, pc.address+":16992")
 	}
@@ -364,7 +372,8 @@ type firmwareState struct {
 }
 
 func (pc simulatedPC) state() (s firmwareState, err error) {
-	answer, err := http.Get(fmt.Sprintf("http://%s/devices/%d", companyControl, pc.number))
+	client := http.Client{Timeout: 10 * time.Second}
+	answer, err := client.Get(fmt.Sprintf("http://%s/devices/%d", companyControl, pc.number))
 	if err != nil {
 		return s, err
 	}
