@@ -263,9 +263,8 @@ func (e *engine) run(ctx context.Context, targets iter.Seq[Target], sink func(Ou
 		e.pace.wait(ctx) // for the target's first connection: no more are begun than can connect
 		all.Go(func() {
 			p := &place{e: e}
-			out := e.work(ctx, t, p)
+			finish(e.work(ctx, t, p))
 			p.leave()
-			finish(out)
 		})
 		e.working <- struct{}{}
 		if ctx.Err() != nil {

@@ -85,14 +85,13 @@ func (g *guard) free(p *pass) {
 	g.admit()
 }
 
-// letIn switches the guard off: user and password are right for some device.
+// letIn switches the guard off: user and password are right for some device. A run that is to stop already stops all the
+// same: others have been told that they are not tried.
 func (g *guard) letIn() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.closed {
-		g.opened = true
-		g.admit()
-	}
+	g.opened = true
+	g.admit()
 }
 
 // leave gives the place back, unless the device refused the log-on: then it keeps it for good, and with as many refusals

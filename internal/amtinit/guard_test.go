@@ -130,6 +130,46 @@ func TestGuard(t *testing.T) {
 				g.leave(p, false)
 			}
 		},
+		"one that refuses after its patience takes a place again": func(t *testing.T) {
+			g := newGuard(false)
+			late := mustEnter(t, g)
+			time.Sleep(guardPatience)
+			for range guardPlaces {
+				g.leave(mustEnter(t, g), false)
+			}
+			g.leave(late, true)
+			for range guardPlaces - 1 {
+				mustEnter(t, g)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), guardPatience-1)
+			defer cancel()
+			if _, err := g.enter(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("a sixth device: %v, want it to wait", err)
+			}
+		},
+		"one that is interrupted as it may enter gives its place back": func(t *testing.T) {
+			g := newGuard(false)
+			var inside []*pass
+			for range guardPlaces {
+				inside = append(inside, mustEnter(t, g))
+			}
+			for range 64 {
+				ctx, cancel := context.WithCancel(t.Context())
+				entered := make(chan *pass)
+				go func() {
+					p, _ := g.enter(ctx)
+					entered <- p
+				}()
+				synctest.Wait()
+				g.mu.Lock()
+				cancel() // wakes it
+				g.free(inside[0])
+				g.mu.Unlock()
+				if inside[0] = <-entered; inside[0] == nil {
+					inside[0] = mustEnter(t, g)
+				}
+			}
+		},
 		"one that refuses keeps its place for good": func(t *testing.T) {
 			g := newGuard(false)
 			for range guardPlaces - 1 {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"samehost/internal/amtsim"
+	"samehost/internal/wsman"
 )
 
 // cutter loses the answers to some of the requests that carry credentials, counted over all connections to a device: they
@@ -25,6 +27,14 @@ type cutter struct {
 	mu   sync.Mutex
 	sent int
 	lose func(n int) bool
+}
+
+func (c *cutter) dial(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
+	conn, err := dial(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	return &cutConn{Conn: conn, c: c}, nil
 }
 
 type cutConn struct {
@@ -74,13 +84,7 @@ func TestNoMoreThanTwoFailedLogOns(t *testing.T) {
 				t.Parallel()
 				d, at := simulate(t, amtsim.Options{Password: password})
 				c := &cutter{lose: func(n int) bool { return n < 4 && lost>>n&1 == 1 }}
-				out := runWith(t, access(at), at, func(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
-					conn, err := dial(ctx, at)
-					if err != nil {
-						return nil, err
-					}
-					return &cutConn{Conn: conn, c: c}, nil
-				})
+				out := runWith(t, access(at), at, c.dial)
 				failed := d.Snapshot().FailedLogons
 				if password != amtsim.DefaultPassword {
 					want := LogOnRefused
@@ -98,6 +102,43 @@ func TestNoMoreThanTwoFailedLogOns(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A device that locks the account in the middle says so at the next call, for the used nonce and for a fresh one. While we
+// ask who it is, it may seem that a realm is missing, which costs one more.
+func TestFailedLogOnsOfADeviceThatLocks(t *testing.T) {
+	t.Parallel()
+	for at, want := range map[int]uint64{1: 3, 3: 2, 4: 2, 6: 2, 9: 2} { // requests with credentials before it
+		d, address := simulate(t, amtsim.Options{})
+		c := &cutter{lose: func(n int) bool {
+			if n == at {
+				if err := d.SetFaults(amtsim.Faults{LockedOut: true}); err != nil {
+					t.Error(err)
+				}
+			}
+			return false
+		}}
+		out := runWith(t, access(address), address, c.dial)
+		if n := d.Snapshot().FailedLogons; n != want || out.Code != LockedOut {
+			t.Errorf("locked before request %d: %d failed log-ons, want %d; %s (%v)", at, n, want, out.Code, out.Err)
+		}
+	}
+}
+
+// Firmware that answers 401 for a missing realm looks as if it had refused two log-ons when the connection breaks: no other is
+// made, and the reason is the break.
+func TestNoLogOnIsLeftForTheSecondConnection(t *testing.T) {
+	t.Parallel()
+	d, at := simulate(t, amtsim.Options{Faults: amtsim.Faults{LacksRealm: "401"}})
+	if err := d.AddUser(amtsim.User{Name: "keeper", Password: "Keeper-1!", Access: amtsim.AccessAny, Realms: []uint32{8}}); err != nil {
+		t.Fatal(err)
+	}
+	o := access(at)
+	o.User, o.Password = "keeper", "Keeper-1!"
+	c := &cutter{lose: func(n int) bool { return n == 4 }}
+	if out := runWith(t, o, at, c.dial); out.Code != ConnectionBroken || errors.Is(out.Err, wsman.ErrLogOnsSpent) || c.sent != 5 {
+		t.Errorf("%s (%v) after %d requests with credentials", out.Code, out.Err, c.sent)
 	}
 }
 
