@@ -347,7 +347,7 @@ func (c *command) watchSignals() (ctx context.Context, end func()) {
 			switch n {
 			case 1:
 				c.stop()
-				c.say(newProblem(exitOther, textInterrupted, c.begun.Load()-c.answered.Load(), c.timeout.String()).text.In(c.lang))
+				c.say(newProblem(exitOther, textInterrupted, c.begun.Load()-c.answered.Load(), duration(c.timeout, c.lang)).text.In(c.lang))
 			case 2:
 				cancel()
 			default:

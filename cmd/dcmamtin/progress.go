@@ -58,8 +58,8 @@ func (s *screen) write(w io.Writer, besideBar bool, line []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.bar != nil && besideBar {
-		if n, err := s.bar.Write(line); !errors.Is(err, mpb.ErrDone) {
-			return n, err
+		if _, err := s.bar.Write(append([]byte{'\r'}, line...)); !errors.Is(err, mpb.ErrDone) {
+			return len(line), err
 		}
 		// The bar ended by itself: its terminal is gone, and the line will say so.
 	}
@@ -151,11 +151,14 @@ func (c *command) showProgress(finished, failed *atomic.Int64) (stop func()) {
 }
 
 // showBar keeps the line that draw makes for the terminal's columns below everything else, and takes it away in the end.
+//
+// A terminal echoes Ctrl-C as ^C where the cursor is. The cursor's way back up to the bar then begins in column 2, so
+// whatever is written there first begins with a carriage return.
 func (s *screen) showBar(f *os.File, draw func(columns int) string) (stop func()) {
 	p := mpb.New(mpb.WithOutput(f), mpb.WithRefreshRate(redrawEvery))
 	bar := p.MustAdd(0, mpb.BarFillerFunc(func(w io.Writer, st decor.Statistics) error {
 		// The last column stays free: some terminals begin a new line when it is written.
-		_, err := io.WriteString(w, draw(st.AvailableWidth-1))
+		_, err := io.WriteString(w, "\r"+draw(st.AvailableWidth-1))
 		return err
 	}), mpb.BarFillerTrim())
 	s.mu.Lock()
@@ -167,6 +170,11 @@ func (s *screen) showBar(f *os.File, draw func(columns int) string) (stop func()
 		bar.Abort(true)
 		p.Wait()
 		s.bar = nil
+		if runtime.GOOS == "windows" { // mpb cleared the whole line there, without escape sequences
+			io.WriteString(f, "\r")
+		} else {
+			io.WriteString(f, "\r\x1b[J")
+		}
 	}
 }
 

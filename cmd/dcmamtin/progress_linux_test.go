@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,23 +37,25 @@ func openTerminal(t *testing.T, columns, rows uint16) (other, tty *os.File) {
 	return other, tty
 }
 
-// display is what a terminal shows that was never too small: line ends, cursor up, and erasing downwards are all that the
-// command may use.
+// display is what a terminal shows that was never too small: line ends, carriage returns, cursor up, and erasing from the
+// cursor downwards are all that the command may use.
 type display struct {
-	lines []string
-	row   int
+	lines    [][]rune // a full-width character is followed by -1
+	row, col int
 }
 
 var (
 	escape  = regexp.MustCompile(`^\x1b\[(\d*)([AJ])`)
-	escapes = regexp.MustCompile(`\x1b\[\d*[AJ]`)
+	escapes = regexp.MustCompile(`\x1b\[\d*[AJ]|\r`)
 )
 
 func (d *display) write(s string) error {
 	for s != "" {
 		for len(d.lines) <= d.row {
-			d.lines = append(d.lines, "")
+			d.lines = append(d.lines, nil)
 		}
+		line := &d.lines[d.row]
+		r, size := utf8.DecodeRuneInString(s)
 		switch m := escape.FindStringSubmatch(s); {
 		case m != nil && m[2] == "A":
 			n, err := strconv.Atoi(m[1])
@@ -60,25 +63,37 @@ func (d *display) write(s string) error {
 				return fmt.Errorf("the cursor goes %s lines up from line %d", m[1], d.row)
 			}
 			d.row -= n
-			s = s[len(m[0]):]
+			size = len(m[0])
 		case m != nil:
-			d.lines = d.lines[:d.row]
-			s = s[len(m[0]):]
-		case strings.HasPrefix(s, "\r\n"):
+			*line = (*line)[:min(d.col, len(*line))]
+			d.lines = d.lines[:d.row+1]
+			size = len(m[0])
+		case r == '\r':
+			d.col = 0
+		case r == '\n':
 			d.row++
-			s = s[2:]
-		case s[0] < ' ':
+		case r < ' ':
 			return fmt.Errorf("the terminal got %q", s[:1])
 		default:
-			end := strings.IndexFunc(s, func(r rune) bool { return r < ' ' })
-			if end < 0 {
-				end = len(s)
+			for len(*line) < d.col+columnsOf(r) {
+				*line = append(*line, ' ')
 			}
-			d.lines[d.row] += s[:end]
-			s = s[end:]
+			(*line)[d.col] = r
+			if columnsOf(r) == 2 {
+				(*line)[d.col+1] = -1
+			}
+			d.col += columnsOf(r)
 		}
+		s = s[size:]
 	}
 	return nil
+}
+
+func (d *display) text() (lines []string) {
+	for _, l := range d.lines {
+		lines = append(lines, strings.ReplaceAll(string(l), string(rune(-1)), ""))
+	}
+	return lines
 }
 
 // program is this test's binary under the name dcmamtin.
@@ -130,12 +145,12 @@ func startSimulator(t *testing.T, args ...string) (list, config string) {
 
 // runOnTerminal runs the program with standard error on a terminal, standard output too unless it goes elsewhere, and hands
 // every bit of what the terminal got to seen.
-func runOnTerminal(t *testing.T, columns uint16, stdout *os.File, seen func(all string, p *os.Process), args ...string) (all string, exit int) {
+func runOnTerminal(t *testing.T, columns uint16, stdout *os.File, seen func(all string, terminal *os.File), args ...string) (all string, exit int) {
 	t.Helper()
 	return runOnTerminalKind(t, "xterm", columns, stdout, seen, args...)
 }
 
-func runOnTerminalKind(t *testing.T, kind string, columns uint16, stdout *os.File, seen func(all string, p *os.Process), args ...string) (all string, exit int) {
+func runOnTerminalKind(t *testing.T, kind string, columns uint16, stdout *os.File, seen func(all string, terminal *os.File), args ...string) (all string, exit int) {
 	t.Helper()
 	other, tty := openTerminal(t, columns, 24)
 	c := exec.Command(program(t), args...)
@@ -144,6 +159,7 @@ func runOnTerminalKind(t *testing.T, kind string, columns uint16, stdout *os.Fil
 	if stdout != nil {
 		c.Stdout = stdout
 	}
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 2} // so that Ctrl-C is typed to it
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +170,7 @@ func runOnTerminalKind(t *testing.T, kind string, columns uint16, stdout *os.Fil
 		n, err := other.Read(buf)
 		b.Write(buf[:n])
 		if seen != nil {
-			seen(b.String(), c.Process)
+			seen(b.String(), other)
 		}
 		if err != nil { // EIO once nobody holds the terminal
 			break
@@ -170,7 +186,7 @@ func shown(t *testing.T, all string) []string {
 	if err := d.write(all); err != nil {
 		t.Fatalf("%v\n%q", err, all)
 	}
-	return d.lines
+	return d.text()
 }
 
 // The bar is there while PCs are worked on, stands below the lines of the targets, tears none, is never too wide, and leaves
@@ -218,17 +234,20 @@ func TestBarInterrupted(t *testing.T) {
 	t.Parallel()
 	list, config := startSimulator(t, "--devices", "40", "--network", "127.123.211.1", "--latency", "60ms")
 	sent := false
-	all, exit := runOnTerminal(t, 80, nil, func(all string, p *os.Process) {
+	all, exit := runOnTerminal(t, 80, nil, func(all string, terminal *os.File) {
 		if !sent && strings.Contains(all, "/40  failed") {
 			sent = true
-			p.Signal(os.Interrupt)
+			terminal.WriteString("\x03")
 		}
 	}, "/f", list, "--config", config, "--parallel", "4")
 	if exit != exitOther || !sent {
 		t.Fatalf("exit code %d; interrupted: %v\n%s", exit, sent, all)
 	}
 	text := strings.Join(shown(t, all), "\n")
-	if strings.Contains(text, "/40  failed") {
+	if !strings.Contains(all, "^C") {
+		t.Errorf("the terminal does not echo, so this test shows less:\n%q", all)
+	}
+	if strings.Contains(text, "/40  failed") || strings.Contains(text, "[") {
 		t.Errorf("the bar is left behind:\n%s", text)
 	}
 	if n := strings.Count("\n"+text, "\ndcmamtin: interrupted"); n != 2 {
