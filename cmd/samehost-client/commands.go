@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"samehost/internal/agent"
+	"samehost/internal/checkin"
 	"samehost/internal/config"
 	"samehost/internal/hostid"
 	"samehost/internal/osservice"
@@ -249,6 +250,9 @@ func statusLines(s agent.Status) []string {
 		fmt.Sprintf("host ID:       %s", s.HostID),
 		fmt.Sprintf("origin:        %s", s.Origin),
 	}
+	if s.Provisional {
+		lines = append(lines, "provisional:   full service, but the host ID is not safe yet: it is not stored, or a conflict waits")
+	}
 	if s.Pending {
 		lines = append(lines, "pending:       the board sits in another case; an operator at the manager decides")
 	}
@@ -274,9 +278,56 @@ func statusLines(s agent.Status) []string {
 		lines = append(lines, fmt.Sprintf("why generated: %s", r))
 	}
 	for _, c := range s.Conflicts {
-		lines = append(lines, fmt.Sprintf("conflict:      %s", c.Sentence))
+		lines = append(lines, fmt.Sprintf("conflict:      %s: %s", conflictWords(c.Kind), c.Sentence))
+	}
+	for _, o := range s.OpenOrders {
+		lines = append(lines, fmt.Sprintf("open order:    %s waits: %s", orderWords(o.Kind), orNone(o.Why)))
+	}
+	for _, o := range s.FailedOrders {
+		lines = append(lines, fmt.Sprintf("failed order:  %s: %s", orderWords(o.Kind), o.Why))
+	}
+	for _, o := range s.DoneOrders {
+		lines = append(lines, fmt.Sprintf("order done:    %s %s", o.Time.Local().Format(time.RFC3339), orderWords(o.Kind)))
 	}
 	return lines
+}
+
+// conflictWords is the kind of a conflict in plain words.
+func conflictWords(kind hostid.ConflictKind) string {
+	switch kind {
+	case hostid.MemoryForeign:
+		return "memory of another board"
+	case hostid.OtherID:
+		return "another host ID in memory"
+	case hostid.Moved:
+		return "disk moved or board replaced"
+	case hostid.OtherCase:
+		return "board in another case"
+	case hostid.Twin:
+		return "one host ID with two keys"
+	case hostid.StoresDiffer:
+		return "stores with different host IDs"
+	}
+	return string(kind)
+}
+
+// orderWords is what the manager ordered, in plain words.
+func orderWords(kind checkin.OrderKind) string {
+	switch kind {
+	case checkin.OrderNewID:
+		return "take a new host ID (new-id)"
+	case checkin.OrderTakeBack:
+		return "take the former host ID back (take-back)"
+	case checkin.OrderRebind:
+		return "keep the host ID on this hardware (rebind)"
+	case checkin.OrderUseNonvolatile:
+		return "take the host ID from nonvolatile memory (use-nonvolatile)"
+	case checkin.OrderNewEpoch:
+		return "begin a new chain of reports (new-epoch)"
+	case checkin.OrderFullReport:
+		return "send a full report (full-report)"
+	}
+	return string(kind)
 }
 
 func orNone(s string) string {

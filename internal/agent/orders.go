@@ -70,7 +70,7 @@ type DoneOrder struct {
 	Time   time.Time         `json:"time"`    // by this PC's clock
 }
 
-// OpenOrder is an order that waits, or that could not be carried out.
+// OpenOrder is an order that waits, or that cannot be carried out, and why.
 type OpenOrder struct {
 	ID   string            `json:"id"`
 	Kind checkin.OrderKind `json:"kind"`
@@ -404,4 +404,24 @@ func (a *Agent) settle(sent checkin.Report) error {
 		return nil
 	}
 	return a.saveOrders(next)
+}
+
+func (a *Agent) openOrders() (list []OpenOrder) {
+	for _, o := range a.open {
+		list = append(list, OpenOrder{o.ID, o.Kind, o.why})
+	}
+	return list
+}
+
+func (a *Agent) failedOrders() (list []OpenOrder) {
+	for _, f := range a.orders.Failed {
+		list = append(list, OpenOrder{f.ID, f.Kind, f.Why})
+	}
+	return list
+}
+
+func (a *Agent) doneOrders() []DoneOrder {
+	list := slices.Clone(a.chain.History)
+	slices.Reverse(list)
+	return list
 }

@@ -24,6 +24,10 @@ type Status struct {
 
 	HardwareError string `json:"hardware_error,omitempty"` // why facts about this PC are missing
 
+	OpenOrders   []OpenOrder `json:"open_orders,omitempty"`   // the manager's, that wait, and for what
+	FailedOrders []OpenOrder `json:"failed_orders,omitempty"` // that cannot be carried out, until the manager was told
+	DoneOrders   []DoneOrder `json:"done_orders,omitempty"`   // carried out last, the latest first
+
 	HigherSystem string              `json:"higher_system"`
 	Manager      checkin.Fingerprint `json:"manager,omitempty"` // the key that replies are signed by
 	LastCheckIn  *time.Time          `json:"last_checkin"`      // the last one that succeeded; null before
@@ -53,7 +57,7 @@ func ReadStatus(ctx context.Context, folder string) (Status, error) {
 		return Status{}, err
 	}
 	if s.HostID != record.HostID { // of a time before, or none yet
-		s = Status{Stores: []hostid.StoreState{}, LastAttempt: s.LastAttempt, LastError: s.LastError}
+		s = Status{Stores: []hostid.StoreState{}, LastAttempt: s.LastAttempt, LastError: s.LastError, DoneOrders: s.DoneOrders}
 	}
 	s.HostID, s.Origin = record.HostID, origin(record.Local)
 	s.Provisional, s.Pending = record.Local.Provisional, record.Local.Pending
@@ -79,6 +83,10 @@ func (a *Agent) finished(est hostid.Outcome, out Outcome) {
 		Reasons:       out.Reasons,
 		Conflicts:     out.Conflicts,
 		HardwareError: out.HardwareError,
+
+		OpenOrders:   a.openOrders(),
+		FailedOrders: a.failedOrders(),
+		DoneOrders:   a.doneOrders(),
 
 		HigherSystem: a.o.HigherSystem,
 		Manager:      a.chain.Manager,
