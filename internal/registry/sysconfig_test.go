@@ -404,7 +404,7 @@ fe80::1%eth0 ﾊﾟｿｺﾝ HID=#CKEL82P,TYPE=relay,OWNER=Bob,owner=Eve,MAC=00-
 // the same bytes back, and importing one's own export changes no line.
 func TestExportOfAnything(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(12) {
+	for seed := range uint64(6) { // 300 were tried; each makes three databases
 		r := rand.New(rand.NewPCG(seed, 0))
 		pick := func(from ...string) string { return from[r.IntN(len(from))] }
 		m := newManager(t)
