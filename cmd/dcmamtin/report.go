@@ -123,22 +123,7 @@ type summaryJSON struct {
 }
 
 // done lists what the target's memory got, in a dry run what it would get.
-func done(o amtinit.Outcome) []string {
-	list := []string{}
-	if !o.OK() {
-		return list
-	}
-	if o.Result.EnterpriseAdded {
-		list = append(list, "enterprise-added")
-	}
-	if o.Result.AllocationAdded {
-		list = append(list, "allocation-added")
-	}
-	if o.Result.AllocationEnlarged {
-		list = append(list, "allocation-enlarged")
-	}
-	return list
-}
+func done(o amtinit.Outcome) []string { return append([]string{}, o.Done()...) }
 
 // address is where the target answered, else what the file said, without the port.
 func address(o amtinit.Outcome) string {
@@ -372,7 +357,8 @@ func (r *report) summary(s amtinit.Summary, targets, exit int, log string) {
 	}
 	// Paths and commands are not broken: they are there to be copied.
 	r.line(fmt.Sprintf(textLogAt.In(r.lang), exit, log))
-	if s.Failed+s.NotTried > 0 && s.OK+s.Failed+s.NotTried == targets && s.Reasons[amtinit.Interrupted] == 0 && r.file != "" && !r.dryRun {
+	// What the lockout guard left alone did not fail: --retry-failed would leave it alone again.
+	if s.Failed > 0 && s.OK+s.Failed == targets && s.Reasons[amtinit.Interrupted] == 0 && r.file != "" && !r.dryRun {
 		r.line(textRetry.In(r.lang))
 		r.line("  " + r.again("--retry-failed"))
 	}

@@ -226,6 +226,10 @@ func TestJournalAfterPowerLoss(t *testing.T) {
 		if err != nil || len(lines) > 0 && next != int64(ends[len(lines)-1]) {
 			t.Fatalf("%s at %d: %d lines up to %d, %v", name, cut, len(lines), next, err)
 		}
+		// To go on costs three syncs: that is done for every byte of the last line, and around the ends of the others.
+		if cut < ends[len(ends)-2] && !slices.ContainsFunc(ends, func(end int) bool { return cut >= end-1 && cut <= end+1 }) && cut > 1 {
+			return
+		}
 		j, err := held.Continue(past, JournalRun{Program: "test", Mode: "resume", Digest: "d1"})
 		if err != nil {
 			t.Fatalf("%s at %d: %v", name, cut, err)
