@@ -2,10 +2,8 @@ package registry
 
 import (
 	"context"
-	"crypto/ed25519"
 	"database/sql"
 	"errors"
-	"fmt"
 	"time"
 
 	"samehost/internal/checkin"
@@ -30,16 +28,20 @@ func (r *Registry) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin
 	}
 	var reply checkin.Reply
 	err = r.write(ctx, func(t *transaction) error {
-		var raw string
-		known, err := t.get(`SELECT reply FROM reports WHERE digest = $1`, []any{v.Digest.String()}, []any{&raw})
+		var list string
+		var raw sql.NullString
+		_, err := t.get(`SELECT l.digest, r.reply FROM placeholder_list l LEFT JOIN reports r ON r.digest = $1`,
+			[]any{v.Digest.String()}, []any{&list, &raw})
 		switch {
 		case err != nil:
-		case raw != "":
-			reply, err = checkin.VerifyReply(raw, r.audience, v.Digest)
-		case known: // trimmed: it was accepted long ago, and that is all there is to say
+		case raw.String != "":
+			reply, err = checkin.VerifyReply(raw.String, r.audience, v.Digest)
+		case raw.Valid: // trimmed: it was accepted long ago, and that is all there is to say
 			reply, err = checkin.SignReply(t.reply(v), r.key)
 		default:
-			reply, err = t.accept(s, v)
+			if err = t.usePlaceholders(list); err == nil {
+				reply, err = t.accept(s, v)
+			}
 		}
 		return err
 	})
@@ -77,19 +79,47 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 	if err != nil {
 		return reply, err
 	}
-	if proven {
+	if err := t.acknowledge(v, p.branch, proven); err != nil {
+		return reply, err
+	}
+	if p.inConflict, err = t.inConflict(p.branch.id); err != nil {
+		return reply, err
+	}
+	t.conflictsChanged = false
+	switch {
+	case !proven:
+		if !p.branch.blocked {
+			err = t.otherKey(v, h, e, p.branch)
+		}
+	case p.branch.blocked:
+		_, err = t.exec(`UPDATE hosts SET last_checkin = $1 WHERE host_id = $2`, millis(t.now), h.id.String())
+	default:
 		reply.Named, err = t.acceptProven(v, h, e, p)
-	} else {
-		err = t.otherKey(v, h, e)
 	}
 	if err != nil {
 		return reply, err
 	}
+	if p.inConflict && p.tip {
+		if err := t.applyRules(p.branch.id); err != nil {
+			return reply, err
+		}
+	}
+	if p.tip {
+		if reply.Orders, err = t.orders(v, p.branch, proven); err != nil {
+			return reply, err
+		}
+	}
 	if v.Report.Base != (checkin.Digest{}) {
 		reply.Orders = append(reply.Orders, fullReport(v.Report))
 	}
-	if reply.Provisional, err = t.inConflict(e.id); err != nil {
-		return reply, err
+	if !p.branch.blocked && v.Report.Placeholders != t.placeholders.Digest() {
+		reply.Placeholders = t.placeholders.String()
+	}
+	reply.Provisional = p.inConflict
+	if t.conflictsChanged {
+		if reply.Provisional, err = t.inConflict(p.branch.id); err != nil {
+			return reply, err
+		}
 	}
 	if reply, err = checkin.SignReply(reply, t.reg.key); err != nil {
 		return reply, err
@@ -98,8 +128,8 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 	return reply, err
 }
 
-// fullReport answers a delta, whose base this manager never keeps in a form to build on. Its ID is that of the
-// report it answers: the reply is given once.
+// fullReport answers a delta, whose base this manager never keeps in a form to build on. It needs no acknowledgement:
+// the reply is given once, and the full report is one.
 func fullReport(r checkin.Report) checkin.Order {
 	return checkin.Order{ID: checkin.NewToken().String(), Kind: checkin.OrderFullReport, HostID: r.HostID, Epoch: r.Epoch, Run: r.Run}
 }
@@ -110,22 +140,21 @@ func (t *transaction) acceptProven(v checkin.VerifiedReport, h host, e epoch, p 
 	if _, err := t.exec(`UPDATE hosts SET last_checkin = $1 WHERE host_id = $2`, millis(t.now), h.id.String()); err != nil {
 		return nil, err
 	}
-	a, err := t.asset(h.asset)
-	if err != nil {
-		return nil, err
-	}
 	// Statements come first: they decide which asset this report is about.
-	named, err := t.replacements(v, h, a)
-	if err != nil {
-		return nil, err
+	var named []hostid.ID
+	if len(v.Report.Replaced) > 0 || len(v.Report.Done) > 0 {
+		var err error
+		if h, _, err = t.host(h.id); err != nil { // an acknowledgement may have changed it
+			return nil, err
+		}
+		if named, err = t.replacements(v, h); err != nil {
+			return nil, err
+		}
+		if h, _, err = t.host(h.id); err != nil {
+			return nil, err
+		}
 	}
-	if h, _, err = t.host(h.id); err != nil {
-		return nil, err
-	}
-	if a, err = t.asset(h.asset); err != nil {
-		return nil, err
-	}
-	board, err := t.settle(v, e, p, a)
+	board, err := t.settle(v, h, e, p)
 	if err != nil {
 		return nil, err
 	}
@@ -135,119 +164,174 @@ func (t *transaction) acceptProven(v checkin.VerifiedReport, h host, e epoch, p 
 	if err := t.span(v, h, e, p); err != nil {
 		return nil, err
 	}
-	if err := t.overlaps(p.branch, h.asset); err != nil {
+	if err := t.observe(v, h, p.branch, board); err != nil {
 		return nil, err
 	}
-	return named, t.observe(v, h, e)
+	return named, t.overlaps(p.branch, h)
 }
 
-// settle decides whether the report's branch keeps the asset, and takes from it what the asset may take.
-func (t *transaction) settle(v checkin.VerifiedReport, e epoch, p placement, a asset) (hostid.Board, error) {
-	board := a.board(v.Report.Facts)
+// settle decides whether the report's branch keeps the host, takes from it what may be taken, and makes the asset anew.
+func (t *transaction) settle(v checkin.VerifiedReport, h host, e epoch, p placement) (hostid.Board, error) {
+	reported := facts(v.Report.Facts)
+	board := t.compare(h.facts, reported)
 	if board == hostid.AnotherBoard {
 		if e.isNew {
-			if err := t.record(v.Report.HostID, "epoch-elsewhere", e.evidence()); err != nil {
+			if err := t.record(h.id, "epoch-elsewhere", e.evidence()); err != nil {
 				return board, err
 			}
 		}
-		return board, t.openConflict(conflict{
-			kind: "other-board", subject: fmt.Sprint("epoch ", e.id), asset: a.id, host: v.Report.HostID, epochs: []int64{e.id},
-			evidence: map[string]any{"host": v.Report.HostID, "known": a.facts, "reported": v.Report.Facts, "epoch": e.epoch, "report": v.Digest},
-		})
+		return board, t.otherBoard(v, h, e, p.branch)
 	}
 	if v.Report.Base != (checkin.Digest{}) || !p.tip {
 		return board, nil // a delta says too little, a late report nothing about now
 	}
-	was := a
-	keeps, err := t.keeps(v, e, p, &a)
-	if err != nil {
-		return board, err
-	}
-	changed := false
-	if keeps && (board == hostid.SameBoard || !a.facts.decides()) {
-		if changed, err = t.learn(v.Report.HostID, &a, v.Report.Facts); err != nil {
+	if board == hostid.SameBoard && p.inConflict {
+		if err := t.backOnItsBoard(p.branch); err != nil {
 			return board, err
 		}
 	}
-	a.seen = seenIn(v.Report)
-	a.seenHost, a.seenAt = v.Report.HostID, t.now
-	if err := t.saveAsset(a); err != nil {
+	keeps, err := t.keeps(e, p, &h)
+	if err != nil {
 		return board, err
 	}
-	if err := t.renamed(was, a); err != nil || !changed {
+	if keeps && (board == hostid.SameBoard || !t.decides(h.facts)) {
+		trusted := true
+		if board == hostid.Undecided {
+			if trusted, err = t.ownDisk(v, h, e, p.branch); err != nil {
+				return board, err
+			}
+		}
+		if trusted {
+			if err := t.learn(&h, v.Report.Facts); err != nil {
+				return board, err
+			}
+		}
+	}
+	former := h.heard
+	if !t.reg.live(former, t.now) {
+		h.since = t.now
+	}
+	h.seen, h.heard = seenIn(v.Report), t.now
+	if err := t.saveHost(h); err != nil {
 		return board, err
 	}
-	return board, t.sameBoard(v, a, e)
+	was, is, err := t.regroup(h.asset)
+	if err != nil {
+		return board, err
+	}
+	if err := t.keeperChanged(h, e, was, is); err != nil {
+		return board, err
+	}
+	if t.evidence(was.facts) == t.evidence(is.facts) {
+		return board, nil
+	}
+	return board, t.sameBoard(v, is, p.branch)
 }
 
-// keeps reports whether the branch keeps the asset from now on, and records when that changes. A branch that was
-// not the keeper takes over at once if the keeper is silent or there is none; else it waits until the keeper has
-// been silent for three intervals.
-func (t *transaction) keeps(v checkin.VerifiedReport, e epoch, p placement, a *asset) (bool, error) {
-	id := v.Report.HostID
-	if a.keeper == p.branch.id {
-		return true, nil
+// keeperChanged tells what the report did to who keeps the asset, where it has several hosts.
+func (t *transaction) keeperChanged(h host, e epoch, was, is asset) error {
+	if was.keepHost.IsZero() || was.keepHost == h.id && is.keepHost == h.id {
+		return nil
+	}
+	kind := ""
+	switch {
+	case is.keepHost == h.id:
+		kind = "keeps"
+	case is.waiting != was.waiting && is.seenHost == h.id:
+		kind = "waits"
+	default:
+		return nil
+	}
+	former, _, err := t.host(was.keepHost)
+	if err != nil {
+		return err
 	}
 	evidence := e.evidence()
-	if a.keeper == 0 {
-		a.keeper = p.branch.id
+	evidence["silent_s"] = int64(t.now.Sub(former.heard).Seconds())
+	return t.record(h.id, kind, evidence)
+}
+
+// ownDisk reports whether facts may be taken from a report that nothing but its key and disk tells from a copy's: the
+// disk is the known one, the epoch began by a restore from memory, or nobody else was heard under this host ID for three
+// intervals of its run.
+func (t *transaction) ownDisk(v checkin.VerifiedReport, h host, e epoch, b branch) (bool, error) {
+	known, is := t.evidence(h.facts)[hostid.DiskSerial], t.evidence(facts(v.Report.Facts))[hostid.DiskSerial]
+	if known == "" || is == "" || known == is || e.isNew && e.by == checkin.EpochRestore {
 		return true, nil
 	}
-	keeper, err := t.branch(a.keeper)
+	return t.get(`SELECT 1 FROM intervals i WHERE i.branch_id = $1 AND i.run = $2 AND i.began <= $3 AND NOT EXISTS
+		(SELECT 1 FROM branches b JOIN epochs e ON e.id = b.epoch_id WHERE e.host_id = $4 AND e.proven AND b.id <> $1 AND b.last_received > i.began) LIMIT 1`,
+		[]any{b.id, v.Report.Run.String(), millis(t.now.Add(-liveIntervals * t.reg.interval)), h.id.String()}, []any{new(int)})
+}
+
+// keeps reports whether the branch keeps the host from now on, and records when that changes. A branch that was
+// not the keeper takes over at once if the keeper is silent or there is none; else it waits until the keeper has
+// been silent for three intervals.
+func (t *transaction) keeps(e epoch, p placement, h *host) (bool, error) {
+	if h.keeper == p.branch.id {
+		return true, nil
+	}
+	if h.keeper == 0 {
+		h.keeper = p.branch.id
+		return true, nil
+	}
+	keeper, err := t.branch(h.keeper)
 	if err != nil {
 		return false, err
 	}
 	// A gap is evidence of nothing: for all that is known both are one line, and the one that speaks goes on.
 	if keeper.epoch == e.id && (p.branch.missing != "" || keeper.missing != "") {
-		a.keeper, a.waiting = p.branch.id, 0
+		h.keeper, h.waiting = p.branch.id, 0
 		return true, nil
 	}
+	evidence := e.evidence()
 	evidence["silent_s"] = int64(t.now.Sub(keeper.lastReceived).Seconds())
-	if t.reg.live(keeper.lastReceived, t.now) {
-		if a.waiting == p.branch.id {
+	if t.reg.live(keeper.lastReceived, t.now) && !keeper.blocked {
+		if h.waiting == p.branch.id {
 			return false, nil
 		}
-		a.waiting = p.branch.id
+		h.waiting = p.branch.id
 		kind := "waits"
-		if e.isNew && keeper.host == id {
+		if e.isNew {
 			kind = "reinstalled-waits"
 		}
-		return false, t.record(id, kind, evidence)
+		return false, t.record(h.id, kind, evidence)
 	}
-	a.keeper, a.waiting = p.branch.id, 0
+	h.keeper, h.waiting = p.branch.id, 0
 	kind := "keeps"
-	if e.isNew && keeper.host == id {
+	if e.isNew {
 		kind = "reinstalled"
 	}
-	return true, t.record(id, kind, evidence)
+	return true, t.record(h.id, kind, evidence)
 }
 
 // otherKey notes a report for a host ID that is bound to another key. It is accepted and kept, and changes
-// nothing about the host or its asset.
-func (t *transaction) otherKey(v checkin.VerifiedReport, h host, e epoch) error {
-	return t.openConflict(conflict{
+// nothing about the host or its asset; its sender is served as a new host, under a host ID of its own.
+func (t *transaction) otherKey(v checkin.VerifiedReport, h host, e epoch, b branch) error {
+	c, err := t.openConflict(conflict{
 		kind: "other-key", subject: h.id.String() + " " + string(checkin.FingerprintOf(v.Key)),
-		asset: h.asset, host: h.id, epochs: []int64{e.id},
+		asset: h.asset, host: h.id, lines: []int64{b.id},
 		evidence: map[string]any{
 			"host": h.id, "bound_key": checkin.FingerprintOf(h.key), "key": checkin.FingerprintOf(v.Key),
-			"name": v.Report.Names.Host, "reported": v.Report.Facts, "epoch": e.epoch, "report": v.Digest, "copy_of": idText(v.Report.CopyOf),
+			"name": v.Report.Names.Host, "known": h.facts, "reported": v.Report.Facts, "epoch": e.epoch, "report": v.Digest, "copy_of": idText(v.Report.CopyOf),
 		},
 	})
+	if err != nil || c.held {
+		return err
+	}
+	return t.ruleOrders(c, "other-key", demand{kind: checkin.OrderNewID, host: h.id, branch: b.id})
 }
 
-// host is a row of hosts.
-type host struct {
-	id       hostid.ID
-	asset    int64
-	key      ed25519.PublicKey // nil: only named by a replacement, never enrolled
-	proofKey ed25519.PublicKey
-}
-
-func (t *transaction) host(id hostid.ID) (h host, known bool, err error) {
-	h.id = id
-	known, err = t.get(`SELECT asset_id, key, proof_key FROM hosts WHERE host_id = $1`,
-		[]any{id.String()}, []any{&h.asset, (*[]byte)(&h.key), (*[]byte)(&h.proofKey)})
-	return h, known, err
+// otherBoard notes a report by the bound key from another board than the host's.
+func (t *transaction) otherBoard(v checkin.VerifiedReport, h host, e epoch, b branch) error {
+	c, err := t.openConflict(conflict{
+		kind: "other-board", subject: h.id.String() + " " + t.boardName(facts(v.Report.Facts)), asset: h.asset, host: h.id, lines: []int64{b.id},
+		evidence: map[string]any{"host": h.id, "name": v.Report.Names.Host, "known": h.facts, "reported": v.Report.Facts, "epoch": e.epoch, "report": v.Digest},
+	})
+	if err != nil {
+		return err
+	}
+	return t.applyRule(c.id)
 }
 
 // epoch is a row of epochs.
@@ -275,11 +359,12 @@ func (t *transaction) epoch(v checkin.VerifiedReport, proven bool) (epoch, error
 	return e, err
 }
 
-// asset is a row of assets.
+// asset is a row of assets: what its hosts make of it (derive).
 type asset struct {
 	id       int64
-	keeper   int64 // branch; 0 before the first report
-	waiting  int64 // branch; 0: none
+	keeper   int64     // branch; 0 before the first report
+	waiting  int64     // branch; 0: none
+	keepHost hostid.ID // the host that keeps it
 	facts    facts
 	seen     Seen
 	seenHost hostid.ID // zero before the first report
@@ -293,24 +378,35 @@ func (t *transaction) newAsset() (int64, error) {
 
 func (t *transaction) asset(id int64) (a asset, err error) {
 	var keeper, waiting, seenAt sql.NullInt64
-	var factsText, seenText, seenHost string
+	var factsText, seenText, seenHost, keepHost string
 	a.id = id
-	_, err = t.get(`SELECT keeper, waiting, facts, seen, seen_host, seen_at FROM assets WHERE id = $1`,
-		[]any{id}, []any{&keeper, &waiting, &factsText, &seenText, &seenHost, &seenAt})
+	_, err = t.get(`SELECT keeper, waiting, facts, seen, seen_host, seen_at, keep_host FROM assets WHERE id = $1`,
+		[]any{id}, []any{&keeper, &waiting, &factsText, &seenText, &seenHost, &seenAt, &keepHost})
 	if err != nil {
 		return a, err
 	}
 	a.keeper, a.waiting, a.seenAt = keeper.Int64, waiting.Int64, fromNullTime(seenAt)
+	if a.keepHost, err = parseID(keepHost); err != nil {
+		return a, err
+	}
 	return a, a.decode(factsText, seenText, seenHost)
 }
 
 func (t *transaction) saveAsset(a asset) error {
-	_, err := t.exec(`UPDATE assets SET keeper = $1, waiting = $2, facts = $3, seen = $4, seen_host = $5, seen_at = $6 WHERE id = $7`,
-		nullID(a.keeper), nullID(a.waiting), toJSON(a.facts), toJSON(a.seen), idText(a.seenHost), nullTime(a.seenAt), a.id)
+	_, err := t.exec(`UPDATE assets SET keeper = $1, waiting = $2, facts = $3, seen = $4, seen_host = $5, seen_at = $6, keep_host = $7 WHERE id = $8`,
+		nullID(a.keeper), nullID(a.waiting), toJSON(a.facts), toJSON(a.seen), idText(a.seenHost), nullTime(a.seenAt), idText(a.keepHost), a.id)
 	return err
 }
 
 func nullID(id int64) sql.NullInt64 { return sql.NullInt64{Int64: id, Valid: id != 0} }
+
+// parseID reads what idText writes.
+func parseID(s string) (id hostid.ID, err error) {
+	if s != "" {
+		id, err = hostid.ParseID(s)
+	}
+	return id, err
+}
 
 // idText is the host ID, "" for none.
 func idText(id hostid.ID) string {

@@ -175,7 +175,7 @@ func (r *Registry) Asset(ctx context.Context, id hostid.ID) (AssetDetail, error)
 		return AssetDetail{}, fmt.Errorf("asset: %w", err)
 	}
 	d := r.details(rows, attempts)[0]
-	open, err := scanAll(ctx, r.readers, scanConflict, conflictColumns+`WHERE asset_id = $1 AND closed IS NULL ORDER BY id`, rows[0].id)
+	open, err := r.conflicts(ctx, `WHERE c.asset_id = $1 AND c.closed IS NULL`, rows[0].id)
 	d.Open = append(d.Open, open...)
 	return d, err
 }

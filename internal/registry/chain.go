@@ -18,16 +18,18 @@ type branch struct {
 	tip          string
 	missing      string // digest of the predecessor that has not come; "" for none
 	lastReceived time.Time
+	blocked      bool // an operator wants its reports in the history only
 }
 
-const branchColumns = `SELECT b.id, b.epoch_id, e.host_id, e.epoch, b.tip, b.missing, b.last_received
+const branchColumns = `SELECT b.id, b.epoch_id, e.host_id, e.epoch, b.tip, b.missing, b.last_received,
+	EXISTS (SELECT 1 FROM blocks k WHERE k.host_id = e.host_id AND k.lifted IS NULL AND (k.branch_id = b.id OR k.branch_id IS NULL AND k.key = e.key))
 	FROM branches b JOIN epochs e ON e.id = b.epoch_id `
 
 func scanBranch(scan func(...any) error) (b branch, err error) {
 	var host, token string
 	var missing sql.NullString
 	var last int64
-	if err := scan(&b.id, &b.epoch, &host, &token, &b.tip, &missing, &last); err != nil {
+	if err := scan(&b.id, &b.epoch, &host, &token, &b.tip, &missing, &last, &b.blocked); err != nil {
 		return b, err
 	}
 	b.missing, b.lastReceived = missing.String, fromMillis(last)
@@ -45,6 +47,8 @@ func (t *transaction) branch(id int64) (branch, error) {
 type placement struct {
 	branch branch
 	tip    bool // nothing that is known follows it
+
+	inConflict bool // an open conflict is about the line
 }
 
 // place stores a report in the chain: it continues a branch whose tip it names, opens another where a report is
@@ -62,18 +66,19 @@ func (t *transaction) place(s checkin.SignedReport, v checkin.VerifiedReport, e 
 	if err != nil {
 		return placement{}, err
 	}
+	said := sql.NullString{String: toJSON(v.Report.Facts), Valid: v.Report.Base == checkin.Digest{}} // a delta says too little
 	evidence := map[string]any{"epoch": e.epoch, "report": v.Digest, "previous": v.Report.Previous, "counter": v.Report.Counter, "run": v.Report.Run}
 	switch begins := previous == ""; {
 	case known && !followed: // continues
-		_, err = t.exec(`UPDATE branches SET tip = $1, last_received = $2 WHERE id = $3`, digest, millis(t.now), branchID)
+		_, err = t.exec(`UPDATE branches SET tip = $1, last_received = $2, facts = COALESCE($3, facts) WHERE id = $4`, digest, millis(t.now), said, branchID)
 	case begins && !followed: // the first of its epoch, or the first one coming late
-		branchID, err = t.openBranch(e, digest, nil, nil)
+		branchID, err = t.openBranch(e, digest, nil, nil, said)
 	case known || begins:
-		if branchID, err = t.openBranch(e, digest, previous, nil); err == nil {
+		if branchID, err = t.openBranch(e, digest, previous, nil, said); err == nil {
 			err = t.record(id, "fork", evidence)
 		}
 	default:
-		if branchID, err = t.openBranch(e, digest, nil, previous); err == nil {
+		if branchID, err = t.openBranch(e, digest, nil, previous, said); err == nil {
 			err = t.record(id, "gap", evidence)
 		}
 	}
@@ -90,12 +95,12 @@ func (t *transaction) place(s checkin.SignedReport, v checkin.VerifiedReport, e 
 		return placement{}, err
 	}
 	b, err := t.branch(branchID)
-	return placement{b, b.tip == digest}, err
+	return placement{branch: b, tip: b.tip == digest}, err
 }
 
-func (t *transaction) openBranch(e epoch, tip string, forkedFrom, missing any) (int64, error) {
-	return t.insert(`INSERT INTO branches (epoch_id, tip, forked_from, missing, last_received) VALUES ($1, $2, $3, $4, $5)`,
-		e.id, tip, forkedFrom, missing, millis(t.now))
+func (t *transaction) openBranch(e epoch, tip string, forkedFrom, missing any, said sql.NullString) (int64, error) {
+	return t.insert(`INSERT INTO branches (epoch_id, tip, forked_from, missing, last_received, facts) VALUES ($1, $2, $3, $4, $5, $6)`,
+		e.id, tip, forkedFrom, missing, millis(t.now), said.String)
 }
 
 // join ends the wait of the branches that miss this report. The one that was opened first continues the report's
@@ -109,14 +114,20 @@ func (t *transaction) join(id hostid.ID, branchID int64, digest string, e epoch)
 	for _, q := range []string{
 		`UPDATE reports SET branch_id = $1 WHERE branch_id = $2`,
 		`UPDATE intervals SET branch_id = $1 WHERE branch_id = $2`,
+		`UPDATE hosts SET keeper = $1 WHERE keeper = $2`,
+		`UPDATE hosts SET waiting = $1 WHERE waiting = $2`,
 		`UPDATE assets SET keeper = $1 WHERE keeper = $2`,
 		`UPDATE assets SET waiting = $1 WHERE waiting = $2`,
+		`UPDATE demands SET branch_id = $1 WHERE branch_id = $2`,
+		`UPDATE blocks SET branch_id = $1 WHERE branch_id = $2`,
+		`INSERT INTO conflict_lines (conflict_id, branch_id, left_at) SELECT conflict_id, $1, left_at FROM conflict_lines WHERE branch_id = $2 ON CONFLICT DO NOTHING`,
 	} {
 		if _, err := t.exec(q, branchID, next.id); err != nil {
 			return err
 		}
 	}
-	if _, err := t.exec(`UPDATE branches SET tip = $1 WHERE id = $2`, next.tip, branchID); err != nil {
+	if _, err := t.exec(`UPDATE branches SET tip = $1, facts = COALESCE((SELECT facts FROM branches WHERE id = $2 AND facts <> ''), facts) WHERE id = $3`,
+		next.tip, next.id, branchID); err != nil {
 		return err
 	}
 	if _, err := t.exec(`DELETE FROM branches WHERE id = $1`, next.id); err != nil {

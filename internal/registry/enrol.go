@@ -26,9 +26,9 @@ func (t *transaction) admit(v checkin.VerifiedReport) (h host, proven bool, err 
 		if err != nil || heard {
 			return h, false, err
 		}
-		return h, false, t.useToken(v)
+		return h, false, t.useToken(v, false)
 	}
-	if err := t.useToken(v); err != nil {
+	if err := t.useToken(v, true); err != nil {
 		return h, false, err
 	}
 	h, err = t.enrol(v, h, known)
@@ -42,22 +42,32 @@ func (t *transaction) enrol(v checkin.VerifiedReport, h host, named bool) (host,
 		"name": v.Report.Names.Host, "token": v.Enrol.TokenID, "key": checkin.FingerprintOf(v.Key),
 		"origin": v.Report.Origin, "epoch": v.Report.Epoch, "report": v.Digest, "facts": v.Report.Facts, "copy_of": idText(v.Report.CopyOf),
 	}
-	var contradicted int64
-	if !named || !h.proofKey.Equal(v.Key) {
-		if named {
-			contradicted = h.asset
-		}
+	var claimant string // who said, by another key, to have replaced this ID
+	if !named {
 		var err error
-		if h.asset, err = t.newAsset(); err != nil {
+		if h.home, err = t.newAsset(); err != nil {
 			return h, err
 		}
+		h.asset = h.home
+	} else if !h.proofKey.Equal(v.Key) {
+		if _, err := t.get(`SELECT COALESCE(replaced_by, '') FROM hosts WHERE host_id = $1`, []any{h.id.String()}, []any{&claimant}); err != nil {
+			return h, err
+		}
+		path, err := t.groupingOf(h.home)
+		if err == nil {
+			err = t.ungroup(path)
+		}
+		if err != nil {
+			return h, err
+		}
+		h.asset = h.home
 	}
 	h.key = v.Key
 	copyOf := sql.NullString{String: v.Report.CopyOf.String(), Valid: !v.Report.CopyOf.IsZero()}
-	_, err := t.exec(`INSERT INTO hosts (host_id, asset_id, key, token_id, enrolled, copy_of) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (host_id) DO UPDATE SET asset_id = excluded.asset_id, key = excluded.key, token_id = excluded.token_id,
+	_, err := t.exec(`INSERT INTO hosts (host_id, asset_id, home, key, token_id, enrolled, copy_of) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (host_id) DO UPDATE SET key = excluded.key, token_id = excluded.token_id,
 		enrolled = excluded.enrolled, copy_of = excluded.copy_of`,
-		h.id.String(), h.asset, []byte(v.Key), v.Enrol.TokenID, millis(t.now), copyOf)
+		h.id.String(), h.asset, h.home, []byte(v.Key), v.Enrol.TokenID, millis(t.now), copyOf)
 	if err != nil {
 		return h, err
 	}
@@ -68,21 +78,32 @@ func (t *transaction) enrol(v checkin.VerifiedReport, h host, named bool) (host,
 	if err := t.record(h.id, kind, evidence); err != nil {
 		return h, err
 	}
-	if contradicted == 0 {
+	h.enrolled = millis(t.now)
+	if claimant == "" {
 		return h, nil
 	}
 	// Somebody claimed, by another key, to have replaced this ID. Enrolment is what binds, so the claim falls.
 	if _, err := t.exec(`UPDATE hosts SET replaced_by = NULL WHERE host_id = $1`, h.id.String()); err != nil {
 		return h, err
 	}
-	return h, t.openConflict(conflict{
-		kind: "replacement", subject: "enrolled " + h.id.String(), asset: contradicted, host: h.id,
+	id, err := hostid.ParseID(claimant)
+	if err != nil {
+		return h, err
+	}
+	by, _, err := t.host(id)
+	if err != nil {
+		return h, err
+	}
+	_, err = t.openConflict(conflict{
+		kind: "replacement", subject: "enrolled " + h.id.String(), asset: by.asset, host: by.id, other: h.asset, otherHost: h.id,
 		evidence: map[string]any{"old": h.id, "reason": "key", "proof_key": fingerprint(h.proofKey), "bound_key": fingerprint(h.key)},
 	})
+	return h, err
 }
 
-// useToken checks the enrolment part against the token it names, and counts the use.
-func (t *transaction) useToken(v checkin.VerifiedReport) error {
+// useToken checks the enrolment part against the token it names, and counts the use. A token that goes with an order
+// serves for a host ID that nobody has.
+func (t *transaction) useToken(v checkin.VerifiedReport, unknown bool) error {
 	if v.Enrol == nil {
 		return &checkin.Refusal{Code: checkin.NeedsEnrolment,
 			Detail: "this manager does not know the host ID " + v.Report.HostID.String() + " under this key; put an enrolment token into the file that enrolment_token_file names (on the manager: samehost-manager token create)"}
@@ -103,6 +124,12 @@ func (t *transaction) useToken(v checkin.VerifiedReport) error {
 		why = "was revoked"
 	case !tok.Expires.IsZero() && !t.now.Before(tok.Expires):
 		why = "has expired"
+	case tok.orderID != "" && !unknown:
+		why = "goes with an order to take a new host ID, and this one is another PC's"
+	case tok.orderID != "":
+		if why, err = t.orderToken(v, tok); err != nil {
+			return err
+		}
 	}
 	if why != "" {
 		return &checkin.Refusal{Code: checkin.BadToken,
@@ -125,11 +152,11 @@ func fingerprint(key ed25519.PublicKey) checkin.Fingerprint {
 // replacements judges the statements that this host, or one that it was before, took the place of other host IDs.
 // What holds makes the old ID an alias: both belong to one asset, the old ID's. It returns the old IDs that were
 // taken note of, now or before.
-func (t *transaction) replacements(v checkin.VerifiedReport, h host, a asset) (named []hostid.ID, err error) {
+func (t *transaction) replacements(v checkin.VerifiedReport, h host) (named []hostid.ID, err error) {
 	if len(v.Report.Replaced) == 0 {
 		return nil, nil
 	}
-	waits, err := t.waits(v, a)
+	waits, err := t.waits(v, h)
 	if err != nil || waits {
 		return nil, err // a reinstalled PC whose old epoch was just heard: the statements stay in its reports
 	}

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -16,15 +18,21 @@ import (
 // facts are what is known of an asset's hardware.
 type facts hardware.Facts
 
-// digests makes facts comparable. Any host ID serves, as long as both sides use the same one.
-func (f facts) digests() hostid.Facts {
-	return hardware.Facts(f).Evidence().Facts(hostid.ID{})
+// evidence is what of the facts counts, without the manager's placeholders.
+func (t *transaction) evidence(f facts) hostid.Evidence {
+	return hardware.Facts(f).EvidenceWithout(t.placeholders)
+}
+
+// compare says whether two sets of facts describe one board. Any host ID makes them comparable, as long as both sides
+// use the same one.
+func (t *transaction) compare(a, b facts) hostid.Board {
+	return hostid.Compare(t.evidence(a).Facts(hostid.ID{}), t.evidence(b).Facts(hostid.ID{}))
 }
 
 // decides reports whether anything is known that can tell boards apart.
-func (f facts) decides() bool {
-	ev := hardware.Facts(f).Evidence()
-	for _, fact := range []hostid.Fact{hostid.SystemUUID, hostid.BoardSerial, hostid.OnboardMAC, hostid.SystemSerial, hostid.ChassisSerial} {
+func (t *transaction) decides(f facts) bool {
+	ev := t.evidence(f)
+	for _, fact := range indexedFacts {
 		if ev[fact] != "" {
 			return true
 		}
@@ -32,14 +40,17 @@ func (f facts) decides() bool {
 	return false
 }
 
-// board compares a report's facts with the asset's.
-func (a asset) board(reported hardware.Facts) hostid.Board {
-	return hostid.Compare(a.facts.digests(), facts(reported).digests())
+// boardName names the board that facts describe: the same facts, the same name.
+func (t *transaction) boardName(f facts) string {
+	ev := t.evidence(f)
+	ev[hostid.DiskSerial], ev[hostid.TPMEndorsementKey] = "", ""
+	sum := sha256.Sum256([]byte(toJSON(ev)))
+	return hex.EncodeToString(sum[:8])
 }
 
 // merged takes what the report knows; an unknown or a placeholder never replaces a known value.
-func (f facts) merged(r hardware.Facts) facts {
-	ev, known := r.Evidence(), hardware.Facts(f).Evidence()
+func (t *transaction) merged(f facts, r hardware.Facts) facts {
+	ev, known := t.evidence(facts(r)), t.evidence(f)
 	take := func(old *string, new string, fact hostid.Fact) {
 		if ev[fact] != "" || known[fact] == "" && new != "" {
 			*old = new
@@ -60,13 +71,12 @@ func (f facts) merged(r hardware.Facts) facts {
 	return f
 }
 
-// learn puts the report's facts into the asset's, and what changed into the history. Lists that change without
-// changing an identifying fact (a USB stick, a VPN) change the facts, but are no event. It tells whether an
-// identifying fact has changed.
-func (t *transaction) learn(id hostid.ID, a *asset, r hardware.Facts) (changed bool, err error) {
-	was := hardware.Facts(a.facts).Evidence()
-	a.facts = a.facts.merged(r)
-	is := hardware.Facts(a.facts).Evidence()
+// learn puts the report's facts into the host's, and what changed into the history. Lists that change without
+// changing an identifying fact (a USB stick, a VPN) change the facts, but are no event.
+func (t *transaction) learn(h *host, r hardware.Facts) error {
+	was := t.evidence(h.facts)
+	h.facts = t.merged(h.facts, r)
+	is := t.evidence(h.facts)
 	type change struct {
 		Fact string `json:"fact"`
 		From string `json:"from"`
@@ -84,24 +94,14 @@ func (t *transaction) learn(id hostid.ID, a *asset, r hardware.Facts) (changed b
 		}
 		names += hostid.Fact(i).String()
 	}
-	if len(changes) == 0 {
-		return false, nil
+	if len(changes) == 0 || h.heard.IsZero() { // the first facts stand in the enrolment
+		return nil
 	}
-	for _, fact := range boardFacts {
-		if is[fact] == was[fact] {
-			continue
-		}
-		_, err := t.exec(`INSERT INTO board_facts (asset_id, fact, value) VALUES ($1, $2, $3)
-			ON CONFLICT (asset_id, fact) DO UPDATE SET value = excluded.value`, a.id, fact.String(), is[fact])
-		if err != nil {
-			return true, err
-		}
-	}
-	if a.seenHost.IsZero() {
-		return true, nil // the first facts stand in the enrolment
-	}
-	return true, t.record(id, "facts", map[string]any{"facts": names, "changes": changes})
+	return t.record(h.id, "facts", map[string]any{"facts": names, "changes": changes})
 }
+
+// indexedFacts are those that say something about the board or its case.
+var indexedFacts = []hostid.Fact{hostid.SystemUUID, hostid.BoardSerial, hostid.OnboardMAC, hostid.SystemSerial, hostid.ChassisSerial}
 
 // boardFacts are those that decide whether two boards are the same.
 var boardFacts = []hostid.Fact{hostid.SystemUUID, hostid.BoardSerial, hostid.OnboardMAC}
@@ -113,12 +113,12 @@ const maxSameBoard = 16
 // sameBoard opens a conflict if other assets are on the same board as this one: a PC that came back without anything
 // to prove that it is the old one, or values that several PCs share. Evidence without a key joins nothing by
 // itself; an asset has one such conflict at a time, with the asset that was heard last.
-func (t *transaction) sameBoard(v checkin.VerifiedReport, a asset, e epoch) error {
+func (t *transaction) sameBoard(v checkin.VerifiedReport, a asset, line branch) error {
 	open, err := t.get(`SELECT 1 FROM conflicts WHERE kind = 'same-board' AND asset_id = $1 AND closed IS NULL LIMIT 1`, []any{a.id}, []any{new(int)})
 	if err != nil || open {
 		return err
 	}
-	ev := hardware.Facts(a.facts).Evidence()
+	ev := t.evidence(a.facts)
 	others := map[int64]bool{}
 	for _, fact := range boardFacts {
 		if ev[fact] == "" {
@@ -140,12 +140,13 @@ func (t *transaction) sameBoard(v checkin.VerifiedReport, a asset, e epoch) erro
 		heard sql.NullInt64
 	}
 	var same []candidate
+	live := 0
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		c := candidate{}
 		if c.asset, err = t.asset(id); err != nil {
 			return err
 		}
-		if c.board(v.Report.Facts) != hostid.SameBoard {
+		if t.compare(c.facts, facts(v.Report.Facts)) != hostid.SameBoard {
 			continue
 		}
 		known, err := t.get(`SELECT host_id, last_checkin FROM hosts WHERE asset_id = $1 ORDER BY last_checkin IS NULL, last_checkin DESC, host_id LIMIT 1`,
@@ -153,8 +154,18 @@ func (t *transaction) sameBoard(v checkin.VerifiedReport, a asset, e epoch) erro
 		if err != nil {
 			return err
 		}
-		if known { // else nothing but an asset that was merged into another
-			same = append(same, c)
+		if !known { // nothing but an asset that was merged into another
+			continue
+		}
+		apart, err := t.assetsKeptApart(a, c.asset)
+		if err != nil {
+			return err
+		}
+		if apart {
+			continue
+		}
+		if same = append(same, c); t.reg.live(fromNullTime(c.heard), t.now) {
+			live++
 		}
 	}
 	if len(same) == 0 {
@@ -162,18 +173,89 @@ func (t *transaction) sameBoard(v checkin.VerifiedReport, a asset, e epoch) erro
 	}
 	last := slices.MaxFunc(same, func(a, b candidate) int { return cmp.Compare(a.heard.Int64, b.heard.Int64) })
 	heard := fromNullTime(last.heard)
-	subject, other := pairSubject(a.id, last.id), last.id
-	if len(same) >= maxSameBoard { // whoever else comes with these values counts to this one; no proof settles it
-		subject, other = "shared "+toJSON([]string{ev[hostid.SystemUUID], ev[hostid.BoardSerial], ev[hostid.OnboardMAC]}), 0
+	otherHost, err := hostid.ParseID(last.host)
+	if err != nil {
+		return err
 	}
-	return t.openConflict(conflict{
-		kind: "same-board", subject: subject, asset: a.id, other: other, host: v.Report.HostID, epochs: []int64{e.id},
+	c := conflict{
+		kind: "same-board", subject: pairSubject(a.id, last.id), asset: a.id, other: last.id, host: v.Report.HostID, otherHost: otherHost, lines: []int64{line.id},
 		evidence: map[string]any{
-			"host": v.Report.HostID, "name": v.Report.Names.Host, "reported": v.Report.Facts, "report": v.Digest, "epoch": e.epoch,
+			"host": v.Report.HostID, "name": v.Report.Names.Host, "reported": v.Report.Facts, "report": v.Digest, "epoch": v.Report.Epoch,
 			"other_host": last.host, "other_name": last.seen.Name, "known": last.facts, "other_heard": heard,
-			"other_live": t.reg.live(heard, t.now), "assets_on_this_board": len(same) + 1,
+			"other_live": t.reg.live(heard, t.now), "assets_on_this_board": len(same) + 1, "shared": t.agreeing(facts(v.Report.Facts), last.facts),
 		},
-	})
+	}
+	if live+1 >= suggestFrom || len(same) >= maxSameBoard {
+		// A PC that was reinstalled is not alive three times: whoever else comes with these values counts to this one, and no
+		// proof settles it.
+		c.subject, c.other, c.otherHost = "shared "+toJSON([]string{ev[hostid.SystemUUID], ev[hostid.BoardSerial]}), 0, hostid.ID{}
+		if apart, err := t.keptApart("same-board", c.subject, nil); err != nil || apart {
+			return err
+		}
+	}
+	o, err := t.openConflict(c)
+	if err != nil {
+		return err
+	}
+	if c.otherHost.IsZero() {
+		for _, s := range same {
+			if err := t.countTo(o.id, s.id); err != nil {
+				return err
+			}
+		}
+	}
+	return t.applyRule(o.id)
+}
+
+// countTo lets what was asked about an asset and one other count to the conflict about the values that many share.
+func (t *transaction) countTo(shared, asset int64) error {
+	ids, err := collect(t, func(scan func(...any) error) (id int64, err error) { return id, scan(&id) },
+		`SELECT id FROM conflicts WHERE kind = 'same-board' AND asset_id = $1 AND id <> $2 AND closed IS NULL AND resolution IS NULL AND other_host <> '' ORDER BY id`,
+		asset, shared)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		c, err := t.conflictRow(id)
+		if err != nil {
+			return err
+		}
+		_, err = t.exec(`INSERT INTO conflict_lines (conflict_id, branch_id) SELECT $1, branch_id FROM conflict_lines WHERE conflict_id = $2 AND left_at IS NULL ON CONFLICT DO NOTHING`,
+			shared, id)
+		if err != nil {
+			return err
+		}
+		if err := t.closeConflict(id, c.kind, c.host, "conflict-counted"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// assetsKeptApart reports whether an operator said that two hosts of these assets are two PCs, by evidence of which nothing
+// is new.
+func (t *transaction) assetsKeptApart(a, b asset) (bool, error) {
+	if found, err := t.get(`SELECT 1 FROM kept_apart WHERE kind = 'hosts' LIMIT 1`, nil, []any{new(int)}); err != nil || !found {
+		return false, err
+	}
+	mine, err := t.hostsOf(a.id)
+	if err != nil {
+		return false, err
+	}
+	others, err := t.hostsOf(b.id)
+	if err != nil {
+		return false, err
+	}
+	agreeing := t.agreeing(a.facts, b.facts)
+	for _, x := range mine {
+		for _, y := range others {
+			apart, err := t.keptApart("hosts", min(x, y)+" "+max(x, y), agreeing)
+			if err != nil || apart {
+				return apart, err
+			}
+		}
+	}
+	return false, nil
 }
 
 func pairSubject(a, b int64) string { return fmt.Sprint("assets ", min(a, b), " ", max(a, b)) }
@@ -215,16 +297,21 @@ func (s Seen) initialized() *bool {
 }
 
 func (a *asset) decode(factsText, seenText, seenHost string) error {
-	if err := json.Unmarshal([]byte(factsText), &a.facts); err != nil {
-		return fmt.Errorf("facts of asset %d: %w", a.id, err)
+	if err := decodeText(fmt.Sprint("facts of asset ", a.id), factsText, &a.facts); err != nil {
+		return err
 	}
-	if err := json.Unmarshal([]byte(seenText), &a.seen); err != nil {
-		return fmt.Errorf("last report of asset %d: %w", a.id, err)
-	}
-	if seenHost == "" {
-		return nil
+	if err := decodeText(fmt.Sprint("last report of asset ", a.id), seenText, &a.seen); err != nil {
+		return err
 	}
 	var err error
-	a.seenHost, err = hostid.ParseID(seenHost)
+	a.seenHost, err = parseID(seenHost)
 	return err
+}
+
+// decodeText reads JSON that this program wrote.
+func decodeText(what, text string, into any) error {
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
 }

@@ -122,6 +122,129 @@ var sentences = map[string]struct{ en, ja string }{
 	"conflict-replacement": {
 		"The statement that host ID {old} was replaced does not hold ({reason}); the IDs stay apart.",
 		"ホスト識別子 {old} が置き換えられたという申告は成立しません ({reason})。識別子は別々のままです。"},
+	"conflict-overlap-shared": {
+		"Two systems under host ID {host} were alive at the same time for {seconds} seconds and claim the same board by {shared}: values that several PCs share, or forged ones. Declare what is shared to be a placeholder, or decide.",
+		"ホスト識別子 {host} の二つのシステムが {seconds} 秒間同時に動作し、{shared} により同じ基板であると主張しています。複数の PC で共通の値か、偽造された値です。共通の値を無効値として登録するか、判断してください。"},
+	"conflict-closed": {
+		"Conflict {conflict} about host ID {host_id} is closed: what was decided has been carried out.",
+		"ホスト識別子 {host_id} に関する競合 {conflict} を終了しました。決定した内容は実行されました。"},
+	"conflict-baseless": {
+		"Conflict {conflict} about host ID {host_id} is closed: it rested on a value that is a placeholder.",
+		"ホスト識別子 {host_id} に関する競合 {conflict} を終了しました。根拠は無効値でした。"},
+	"conflict-counted": {
+		"Conflict {conflict} about host ID {host_id} counts to another one from now on: several PCs share the same values.",
+		"ホスト識別子 {host_id} に関する競合 {conflict} を別の競合に含めます。複数の PC で値が共通しています。"},
+	"conflict-reopened": {
+		"Conflict {conflict} about host ID {host_id} is open again.",
+		"ホスト識別子 {host_id} に関する競合 {conflict} を再び未解決としました。"},
+	"ordered": {
+		"Host ID {host_id} is ordered: {order}",
+		"ホスト識別子 {host_id} への指示: {order}"},
+	"order-done": {
+		"An order to host ID {host_id} was carried out and acknowledged under host ID {by}: {order}",
+		"ホスト識別子 {host_id} への指示が実行され、ホスト識別子 {by} で確認されました: {order}"},
+	"order-gone": {
+		"An order to host ID {host_id} became void, since there is nothing left to carry it out for: {order}",
+		"実行する対象がなくなったため、ホスト識別子 {host_id} への指示は無効になりました: {order}"},
+	"order-withdrawn": {
+		"An order to host ID {host_id} was withdrawn: {order}",
+		"ホスト識別子 {host_id} への指示を取り消しました: {order}"},
+	"order-failed": {
+		"An order to host ID {host_id} was given {given} times and never acknowledged; it is given no more. See what runs there, and decide again: {order}",
+		"ホスト識別子 {host_id} への指示を {given} 回送りましたが確認されませんでした。これ以上は送りません。動作しているプログラムを確認し、判断し直してください: {order}"},
+	"order-full-report":     {"send a full report.", "完全な報告を送る。"},
+	"order-new-epoch":       {"begin the reports anew.", "報告を新しく開始する。"},
+	"order-new-id":          {"take a new host ID.", "新しいホスト識別子を取得する。"},
+	"order-take-back":       {"take back the host ID that an order had replaced.", "指示により置き換えたホスト識別子に戻す。"},
+	"order-rebind":          {"keep the host ID, and take the present board for its own.", "ホスト識別子を保ち、現在の基板を自身のものとする。"},
+	"order-use-nonvolatile": {"take the host ID that nonvolatile memory holds.", "不揮発性メモリのホスト識別子を使用する。"},
+	"resolved": {
+		"{who} decided conflict {conflict} about host ID {host_id}: {verb}",
+		"{who} がホスト識別子 {host_id} に関する競合 {conflict} を解決しました: {verb}"},
+	"rule-decided": {
+		"Rule {rule} decided conflict {conflict} about host ID {host_id}: {verb} {why}",
+		"規則 {rule} がホスト識別子 {host_id} に関する競合 {conflict} を解決しました: {verb}{why}"},
+	"rule-would": {
+		"Rule {rule} only observes; it would decide conflict {conflict} about host ID {host_id}: {verb} {why}",
+		"規則 {rule} は観察のみです。ホスト識別子 {host_id} に関する競合 {conflict} の解決案: {verb}{why}"},
+	"rule-would-not": {
+		"Rule {rule} would not decide conflict {conflict} about host ID {host_id}. {why}",
+		"規則 {rule} は、ホスト識別子 {host_id} に関する競合 {conflict} を解決しません。{why}"},
+	"rule-set": {
+		"{who} set rule {rule} to {mode}.",
+		"{who} が規則 {rule} を {mode} に設定しました。"},
+	"undone": {
+		"{who} undid what was decided about conflict {conflict} of host ID {host_id}: {verb}",
+		"{who} がホスト識別子 {host_id} に関する競合 {conflict} の解決を取り消しました: {verb}"},
+	"grouped": {
+		"Host IDs {host} and {other} are one asset, as {who} decided.",
+		"{who} の決定により、ホスト識別子 {host} と {other} を一つの資産としました。"},
+	"placeholder-added": {
+		"{who} declared the value {pattern} ({kind}) to prove nothing.",
+		"{who} が値 {pattern} ({kind}) を無効値として登録しました。"},
+	"placeholder-removed": {
+		"{who} took the value {pattern} ({kind}) from the list of those that prove nothing.",
+		"{who} が値 {pattern} ({kind}) を無効値の一覧から削除しました。"},
+	"proposal":       {"{verb} {why}", "{verb}{why}"},
+	"proposal-none":  {"Only an operator can decide. {why}", "管理者の判断が必要です。{why}"},
+	"proposal-open":  {"Only an operator can decide.", "管理者の判断が必要です。"},
+	"verb-merge":     {"It is one PC.", "同一の PC です。"},
+	"verb-keep-both": {"They are two PCs.", "別々の PC です。"},
+	"verb-block":     {"Its reports are kept, and change nothing.", "報告は保管しますが、何にも反映しません。"},
+	"why-other-key": {
+		"Whoever has another key proves nothing by the host ID; it takes one of its own.",
+		"鍵が異なる場合、ホスト識別子は証明になりません。固有の識別子を取得させます。"},
+	"why-overlap-board": {
+		"One of them is on the board that is known; the other one is a copy.",
+		"一方は登録済みの基板上にあります。もう一方は複製です。"},
+	"why-overlap-disk": {
+		"The boards cannot be told apart; one of them has the disk that is known, the other one is taken for the copy.",
+		"基板は区別できません。一方のディスクが登録済みのため、もう一方を複製とみなします。"},
+	"why-overlap-first": {
+		"Neither board nor disk tells which one is the original; the one that was heard first keeps the host ID.",
+		"基板からもディスクからも、元の PC を判別できません。先に報告のあったほうがホスト識別子を保持します。"},
+	"why-overlap-shared": {
+		"Both claim the same board while both are alive: a value that they share, or a forged one.",
+		"両方が同時に動作しながら同じ基板であると主張しています。共通の値か、偽造された値です。"},
+	"why-overlap-restored": {
+		"The one that would have to go has restored its host ID from nonvolatile memory, and the other one has not.",
+		"識別子を手放すべき側は不揮発性メモリから復元しており、もう一方は復元していません。"},
+	"why-overlap-again": {
+		"The PC on that board has taken new host IDs several times and comes back with this one: its disk seems to be set back at each start.",
+		"その基板の PC は新しいホスト識別子を何度も取得し、この識別子に戻っています。起動のたびにディスクが元に戻されているようです。"},
+	"why-overlap-hosts": {
+		"Two host IDs of one asset are alive at the same time; they were joined without an operator and are separate again.",
+		"一つの資産の二つのホスト識別子が同時に動作しています。管理者によらずに統合されたため、分離しました。"},
+	"why-same-board-sure": {
+		"At least two board facts agree and no fact differs, no other asset has them, and the former host ID has been silent for three intervals.",
+		"基板の情報が二つ以上一致し、異なる情報はなく、他の資産にも同じ値はなく、以前のホスト識別子は 3 間隔のあいだ途絶えています。"},
+	"why-same-board-live": {
+		"The former host ID was heard within three intervals: two systems may be alive.",
+		"以前のホスト識別子からの報告が 3 間隔以内にあります。二つのシステムが動作している可能性があります。"},
+	"why-same-board-few":     {"Fewer than two board facts agree.", "一致する基板の情報が二つに足りません。"},
+	"why-same-board-differs": {"A fact differs.", "異なる情報があります。"},
+	"why-same-board-shared": {
+		"Other assets have the same values: they may be shared by several PCs.",
+		"他の資産にも同じ値があります。複数の PC で共通の値の可能性があります。"},
+	"why-replacement-proof": {"The statement proves nothing by itself.", "この申告だけでは証明になりません。"},
+	"why-other-board-sure": {
+		"Disk and case are the known ones, the new board is no other asset's, and nobody else was heard under the host ID: the main board was replaced.",
+		"ディスクと筐体は登録済みで、新しい基板は他の資産のものではなく、同じホスト識別子による他の報告もありません。マザーボードの交換です。"},
+	"why-other-board-live": {
+		"Another system was heard under this host ID within three intervals.",
+		"このホスト識別子による別のシステムの報告が 3 間隔以内にあります。"},
+	"why-other-board-copy": {
+		"Board and disk are others than the known ones: a copy.",
+		"基板もディスクも登録済みのものと異なります。複製です。"},
+	"why-other-board-case": {
+		"The case is another one: the disk was moved into another PC.",
+		"筐体が異なります。ディスクが別の PC に移されています。"},
+	"why-other-board-few": {
+		"Disk or case are not known on both sides.",
+		"ディスクまたは筐体の情報が一方にしかありません。"},
+	"why-other-board-known": {
+		"Another asset is known on that board.",
+		"その基板には別の資産が登録済みです。"},
 	"conflict-observed": {
 		"The client of host ID {host_id} reports \"{observed}\", which has to be decided on: {detail}",
 		"ホスト識別子 {host_id} のクライアントから判断の必要な報告「{observed}」: {detail}"},
@@ -158,6 +281,8 @@ func sentence(kind string, host hostid.ID, evidence json.RawMessage, l Language)
 		switch {
 		case name == "host_id":
 			b.WriteString(host.String())
+		case ok && (name == "why" || name == "verb" || name == "order"): // our own words, in every language
+			b.WriteString(sentence(fmt.Sprint(name, "-", v), host, nil, l))
 		case ok && v != "":
 			fmt.Fprint(&b, v)
 		default:

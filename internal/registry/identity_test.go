@@ -59,7 +59,7 @@ func TestReplacedIDBecomesAnAlias(t *testing.T) {
 	expect(t, "state", a.State, Live)
 	expect(t, "conflicts", m.conflictKinds(), nil)
 	expect(t, "events", m.kinds(old.report.HostID), []string{
-		"token-used", "enrolled", "token-used", "enrolled", "conflict-same-board", "conflict-settled", "replaced", "keeps"})
+		"token-used", "enrolled", "token-used", "enrolled", "conflict-same-board", "rule-would", "conflict-settled", "replaced"})
 
 	// The statement stays in the reports until a reply that names it has come.
 	expect(t, "named again", p.checkIn().Named, []hostid.ID{old.report.HostID})
@@ -200,12 +200,12 @@ func TestSharedFactsAreNoEvidence(t *testing.T) {
 		p.checkIn()
 		crowd = append(crowd, p)
 	}
-	expect(t, "conflicts", m.conflictKinds(), []string{"same-board", "same-board", "same-board", "same-board"})
+	expect(t, "conflicts", m.conflictKinds(), []string{"same-board"})
 	for _, p := range crowd {
 		p.report.Facts.NICs = last.report.Facts.NICs
 		p.checkIn()
 	}
-	expect(t, "one conflict for each", len(m.conflictKinds()), 4)
+	expect(t, "one conflict for all", len(m.conflictKinds()), 1)
 	expect(t, "assets", m.assetCount(), 9)
 }
 
@@ -504,7 +504,7 @@ func TestChain(t *testing.T) {
 			m.pass(time.Minute)
 		}
 		expect(t, "conflicts", m.conflictKinds(), []string{"overlap"})
-		expect(t, "assets", m.assetCount(), 1)
+		expect(t, "assets", m.assetCount(), 2)
 	})
 	t.Run("exactly two minutes are no overlap", func(t *testing.T) {
 		t.Parallel()
@@ -689,7 +689,7 @@ func TestObservations(t *testing.T) {
 			p.report.Observations[i].Kind += "x"
 		}
 	}
-	expect(t, "events", len(m.kinds(p.report.HostID)), 2+maxObservations)
+	expect(t, "events", len(m.kinds(p.report.HostID)), 4+maxObservations)
 }
 
 func TestLineage(t *testing.T) {

@@ -30,12 +30,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
 	_ "modernc.org/sqlite"
 
 	"samehost/internal/checkin"
+	"samehost/internal/hardware"
 )
 
 // DefaultInterval is the time between two check-ins of a client. A host counts as live for three of them: with
@@ -64,6 +66,7 @@ type Registry struct {
 	audience checkin.Fingerprint
 	interval time.Duration
 	now      func() time.Time
+	marks    atomic.Pointer[placeholderList] // as last read
 }
 
 // ErrUnknown is what a question about something that is not in the registry is answered with.
@@ -212,6 +215,10 @@ type transaction struct {
 	ctx context.Context
 	reg *Registry
 	now time.Time
+
+	placeholders hardware.Placeholders // the manager's own, beside those that are built in (decide, CheckIn)
+
+	conflictsChanged bool // a conflict was opened or closed
 }
 
 // write runs f alone among all writers, and commits what it did unless it fails.
@@ -222,7 +229,8 @@ func (r *Registry) write(ctx context.Context, f func(*transaction) error) error 
 	}
 	defer tx.Rollback()
 	// The moment is taken inside: whoever writes later has the later time.
-	if err := f(&transaction{tx, ctx, r, r.now().UTC().Truncate(time.Millisecond)}); err != nil {
+	t := &transaction{Tx: tx, ctx: ctx, reg: r, now: r.now().UTC().Truncate(time.Millisecond)}
+	if err := f(t); err != nil {
 		return err
 	}
 	return tx.Commit()

@@ -11,15 +11,15 @@ import (
 )
 
 // waits reports whether the report's epoch is one that waits for another epoch of the same host ID to be silent.
-func (t *transaction) waits(v checkin.VerifiedReport, a asset) (bool, error) {
-	if a.keeper == 0 {
+func (t *transaction) waits(v checkin.VerifiedReport, h host) (bool, error) {
+	if h.keeper == 0 {
 		return false, nil
 	}
-	keeper, err := t.branch(a.keeper)
+	keeper, err := t.branch(h.keeper)
 	if err != nil {
 		return false, err
 	}
-	return keeper.host == v.Report.HostID && keeper.token != v.Report.Epoch && t.reg.live(keeper.lastReceived, t.now), nil
+	return keeper.token != v.Report.Epoch && t.reg.live(keeper.lastReceived, t.now), nil
 }
 
 // outcome is what became of a statement.
@@ -78,9 +78,22 @@ func (t *transaction) replacement(v checkin.VerifiedReport, jws string) (old hos
 		return st.Old, statementHolds, nil
 	}
 	evidence["reason"] = reason
-	return old, statementFails, t.openConflict(conflict{
-		kind: "replacement", subject: digest, asset: h.asset, host: h.id, evidence: evidence,
-	})
+	return old, statementFails, t.replacementConflict(v, h, st, digest, evidence)
+}
+
+// replacementConflict opens the conflict about a statement that does not hold.
+func (t *transaction) replacementConflict(v checkin.VerifiedReport, h host, st checkin.Replacement, subject string, evidence map[string]any) error {
+	c := conflict{kind: "replacement", subject: subject, asset: h.asset, host: h.id, evidence: evidence}
+	other, known, err := t.host(st.Old)
+	if err != nil {
+		return err
+	}
+	if known && other.id != h.id {
+		c.otherHost, c.other = other.id, other.asset
+		evidence["known"], evidence["reported"] = other.facts, v.Report.Facts
+	}
+	_, err = t.openConflict(c)
+	return err
 }
 
 // foreignStatement opens a conflict about a statement that speaks for somebody else than its sender.
@@ -89,11 +102,13 @@ func (t *transaction) foreignStatement(v checkin.VerifiedReport, h host, jws str
 	if err != nil {
 		return err
 	}
-	return t.openConflict(conflict{
-		kind: "replacement", subject: statementDigest(jws) + " by " + h.id.String(), asset: h.asset, host: h.id,
-		evidence: map[string]any{"host": h.id, "old": idText(st.Old), "new": idText(st.New), "proof_key": fingerprint(proofKey),
-			"statement": jws, "report": v.Digest, "reason": "sender"},
-	})
+	subject := statementDigest(jws) + " by " + h.id.String()
+	apart, err := t.keptApart("replacement", subject, nil)
+	if err != nil || apart {
+		return err
+	}
+	return t.replacementConflict(v, h, st, subject, map[string]any{"host": h.id, "old": idText(st.Old), "new": idText(st.New),
+		"proof_key": fingerprint(proofKey), "statement": jws, "report": v.Digest, "reason": "sender"})
 }
 
 // maxAliases bounds how many host IDs that never enrolled one asset may say that it replaced: a PC replaces one at
@@ -105,14 +120,21 @@ func (t *transaction) judge(v checkin.VerifiedReport, h host, st checkin.Replace
 	if st.Audience != t.reg.audience {
 		return "audience", nil
 	}
-	// A client that was ordered to take a new ID still carries the statements of the ID it had.
 	newHost, newKnown, err := t.host(st.New)
 	if err != nil {
 		return "", err
 	}
-	// Whoever holds one key could otherwise join the asset of anybody whose public key it knows to its own.
+	// Whoever holds one key could otherwise join the asset of anybody whose public key it knows to its own. A client that
+	// was ordered to take a new ID still carries the statements of the ID that it had, and of nobody else.
 	if st.New != h.id && (!newKnown || newHost.asset != h.asset) {
-		return "sender", nil
+		ordered, err := t.orderedAway(h.id, st.New)
+		if err != nil {
+			return "", err
+		}
+		if !ordered {
+			return "sender", nil
+		}
+		evidence["ordered_from"] = st.New
 	}
 	if !newKnown || !bytes.Equal(newHost.key, st.NewKey) {
 		return "new-key", nil
@@ -136,8 +158,15 @@ func (t *transaction) judge(v checkin.VerifiedReport, h host, st checkin.Replace
 		if aliases >= maxAliases {
 			return "too-many", nil
 		}
-		_, err := t.exec(`INSERT INTO hosts (host_id, asset_id, proof_key, replaced_by) VALUES ($1, $2, $3, $4)`,
-			st.Old.String(), newHost.asset, []byte(proofKey), st.New.String())
+		home, err := t.newAsset()
+		if err != nil {
+			return "", err
+		}
+		_, err = t.exec(`INSERT INTO hosts (host_id, asset_id, home, proof_key, replaced_by) VALUES ($1, $2, $2, $3, $4)`,
+			st.Old.String(), home, []byte(proofKey), st.New.String())
+		if err == nil {
+			_, err = t.group(home, newHost.asset, byProof)
+		}
 		if err != nil {
 			return "", err
 		}
@@ -147,57 +176,33 @@ func (t *transaction) judge(v checkin.VerifiedReport, h host, st checkin.Replace
 		return "key", nil
 	}
 	if oldHost.asset != newHost.asset {
-		a, err := t.asset(oldHost.asset)
-		if err != nil {
-			return "", err
+		apart, err := t.keptApart("hosts", hostPair(st.Old, st.New), nil)
+		if err != nil || apart {
+			return "", err // an operator said that they are two
 		}
-		// The old ID's memory sits on the board: who overwrote it has that board.
-		if a.board(v.Report.Facts) == hostid.AnotherBoard {
-			evidence["known"], evidence["reported"] = a.facts, v.Report.Facts
+		// The old ID's memory sits on the board: who overwrote it has that board. Of a host that was ordered away from the new
+		// ID it is not known whose statement it carries, its own or that of the PC it was copied from.
+		there := facts(v.Report.Facts)
+		if st.New != h.id && newHost.asset != h.asset && t.compare(oldHost.facts, there) != hostid.SameBoard {
+			there = newHost.facts
+		} else if st.New != h.id && newHost.asset != h.asset {
+			newHost = h
+		}
+		if t.compare(oldHost.facts, there) == hostid.AnotherBoard {
+			evidence["known"], evidence["reported"] = oldHost.facts, there
 			return "board", nil
 		}
-		moved, err := t.merge(newHost.asset, oldHost.asset)
+		moved, err := t.hostsOf(newHost.asset)
 		if err != nil {
 			return "", err
 		}
 		evidence["from_asset"], evidence["to_asset"], evidence["moved"] = newHost.asset, oldHost.asset, moved
+		if evidence["grouping"], err = t.group(newHost.asset, oldHost.asset, byProof); err != nil {
+			return "", err
+		}
 	}
 	if _, err := t.exec(`UPDATE hosts SET replaced_by = $1 WHERE host_id = $2`, st.New.String(), st.Old.String()); err != nil {
 		return "", err
 	}
 	return "", t.record(st.New, "replaced", evidence)
-}
-
-// merge moves the hosts of one asset into another and returns them. Facts and history hang on the host IDs, so
-// that moving them back undoes it.
-func (t *transaction) merge(from, into int64) (moved []string, err error) {
-	moved, err = collect(t, func(scan func(...any) error) (id string, err error) { return id, scan(&id) },
-		`UPDATE hosts SET asset_id = $1 WHERE asset_id = $2 RETURNING host_id`, into, from)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := t.exec(`UPDATE assets SET merged_into = $1 WHERE id = $2`, into, from); err != nil {
-		return nil, err
-	}
-	for _, q := range []string{`DELETE FROM board_facts WHERE asset_id = $1`, `DELETE FROM asset_names WHERE asset_id = $1`} {
-		if _, err := t.exec(q, from); err != nil {
-			return nil, err
-		}
-	}
-	for _, q := range []string{
-		`UPDATE conflicts SET asset_id = $1 WHERE asset_id = $2 AND closed IS NULL`,
-		`UPDATE conflicts SET other_asset = $1 WHERE other_asset = $2 AND closed IS NULL`,
-	} {
-		if _, err := t.exec(q, into, from); err != nil {
-			return nil, err
-		}
-	}
-	a, err := t.asset(into)
-	if err == nil {
-		err = t.rematchAsset(into, a.uuid()) // what could not be told between the two
-	}
-	if err != nil {
-		return nil, err
-	}
-	return moved, t.settleSameBoard(into)
 }

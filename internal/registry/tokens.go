@@ -25,6 +25,7 @@ type Token struct {
 	Uses    int64     `json:"uses"`
 
 	verifier []byte
+	orderID  string // the order that it goes with; "": made by an administrator
 }
 
 // State is "valid", "expired" or "revoked" at that time.
@@ -62,7 +63,7 @@ func (r *Registry) CreateToken(ctx context.Context, expires time.Time, note stri
 // an ID that is no token's is ErrUnknown.
 func (r *Registry) RevokeToken(ctx context.Context, id string) error {
 	return r.write(ctx, func(t *transaction) error {
-		n, err := t.exec(`UPDATE tokens SET revoked = $1 WHERE id = $2 AND revoked IS NULL`, millis(t.now), id)
+		n, err := t.exec(`UPDATE tokens SET revoked = $1 WHERE id = $2 AND revoked IS NULL AND order_id = ''`, millis(t.now), id)
 		if err != nil {
 			return err
 		}
@@ -77,12 +78,12 @@ func (r *Registry) RevokeToken(ctx context.Context, id string) error {
 	})
 }
 
-const tokenColumns = `SELECT id, verifier, note, created, expires, revoked, uses FROM tokens `
+const tokenColumns = `SELECT id, verifier, note, created, expires, revoked, uses, order_id FROM tokens `
 
 func scanToken(scan func(...any) error) (t Token, err error) {
 	var created int64
 	var expires, revoked sql.NullInt64
-	err = scan(&t.ID, &t.verifier, &t.Note, &created, &expires, &revoked, &t.Uses)
+	err = scan(&t.ID, &t.verifier, &t.Note, &created, &expires, &revoked, &t.Uses, &t.orderID)
 	t.Created, t.Expires, t.Revoked = fromMillis(created), fromNullTime(expires), fromNullTime(revoked)
 	return t, err
 }
@@ -95,9 +96,9 @@ func (t *transaction) token(id string) (tok Token, known bool, err error) {
 	return tok, err == nil, err
 }
 
-// Tokens returns every token, the oldest first.
+// Tokens returns every token that an administrator made, the oldest first.
 func (r *Registry) Tokens(ctx context.Context) ([]Token, error) {
-	return scanAll(ctx, r.readers, scanToken, tokenColumns+`ORDER BY created, id`)
+	return scanAll(ctx, r.readers, scanToken, tokenColumns+`WHERE order_id = '' ORDER BY created, id`)
 }
 
 // passwordRounds of PBKDF2-HMAC-SHA256: what OWASP asks for (Password Storage Cheat Sheet, 2023).
