@@ -143,7 +143,7 @@ func (im *importer) take(ctx context.Context, path, name string) error {
 	at.Name = name
 	to := at
 	to.Size, to.Modified = 0, 0
-	if at.Head != head || at.Offset > is.size { // another file, or not all of it is there any more
+	if at.Head != head { // another file; one that lost its end, ReadJournal reads from the start
 		to.Head, to.Offset, to.Run = head, 0, registry.Run{}
 	}
 	damaged, dropped := 0, 0

@@ -153,6 +153,14 @@ func TestImport(t *testing.T) {
 	pass(t, again)
 	equal(t, "failed", failures(t, reg), []string{"delta"})
 	equal(t, "told", *told, []string{})
+
+	// Whoever imported before it goes on from where it has come, not from where it was itself.
+	grown, err := os.OpenFile(journals(t, dir)[1], os.O_WRONLY|os.O_APPEND, 0)
+	must(t, err)
+	_, err = grown.WriteString(targetLine("epsilon"))
+	must(t, errors.Join(err, grown.Close()))
+	pass(t, im)
+	equal(t, "failed", failures(t, reg), []string{"delta", "epsilon"})
 }
 
 func journals(t *testing.T, dir string) (paths []string) {

@@ -89,7 +89,7 @@ var ErrTaken = errors.New("somebody else has taken from this journal")
 const (
 	// keepAttempts: how many attempts for one name are kept beside the history.
 	keepAttempts = 16
-	// maxOpenAttempts is how many attempts for PCs that have not checked in are kept: several for each of 10,000 PCs.
+	// maxOpenAttempts is how many attempts for PCs that have not checked in are kept: all that are for 10,000 PCs.
 	maxOpenAttempts = 200_000
 	// keepOpen: a PC that has not checked in a year after the attempt is not going to.
 	keepOpen = 400 * 24 * time.Hour
@@ -130,6 +130,10 @@ func scanPosition(scan func(...any) error) (p Position, err error) {
 // is not known is at the zero Offset. An attempt that was taken before is not taken again, wherever it stands. dropped
 // is how many could not be kept because too many wait for PCs that never checked in.
 func (r *Registry) Initializations(ctx context.Context, from, to Position, attempts []Initialization) (dropped int, err error) {
+	return r.initializations(ctx, from, to, attempts, maxOpenAttempts)
+}
+
+func (r *Registry) initializations(ctx context.Context, from, to Position, attempts []Initialization, maxOpen int) (dropped int, err error) {
 	err = r.write(ctx, func(t *transaction) error {
 		var head string
 		var offset int64
@@ -151,7 +155,7 @@ func (r *Registry) Initializations(ctx context.Context, from, to Position, attem
 			return err
 		}
 		for _, i := range attempts {
-			taken, err := t.initialization(to.Name, i, open < maxOpenAttempts)
+			taken, err := t.initialization(to.Name, i, open < maxOpen)
 			if err != nil {
 				return err
 			}
@@ -355,15 +359,14 @@ func (t *transaction) assetOf(a attempt) (asset int64, how Match, err error) {
 	return ids[0], ByName, nil
 }
 
-// named returns the assets that have the attempt's name, two at most. Two names with a domain must be equal; if one
-// side has none, what stands before it decides.
+// hasName: a row of asset_names, n, is of an asset with the name $1 that has the label $2. Two names with a domain must
+// be equal; if one side has none, what stands before it decides.
+const hasName = `(n.name = $1 OR n.label = $2 AND ($1 = $2 OR NOT EXISTS
+	(SELECT 1 FROM asset_names q WHERE q.asset_id = n.asset_id AND q.qualified)))`
+
+// named returns the assets that have the attempt's name, two at most.
 func (t *transaction) named(a attempt) ([]int64, error) {
-	if a.name == a.label {
-		return t.assetIDs(`SELECT DISTINCT asset_id FROM asset_names WHERE label = $1 ORDER BY asset_id LIMIT 2`, a.label)
-	}
-	return t.assetIDs(`SELECT asset_id FROM asset_names WHERE name = $1
-		UNION SELECT asset_id FROM asset_names n WHERE label = $2 AND NOT EXISTS
-			(SELECT 1 FROM asset_names q WHERE q.asset_id = n.asset_id AND q.qualified) ORDER BY asset_id LIMIT 2`, a.name, a.label)
+	return t.assetIDs(`SELECT DISTINCT asset_id FROM asset_names n WHERE `+hasName+` ORDER BY asset_id LIMIT 2`, a.name, a.label)
 }
 
 func (t *transaction) assetIDs(query string, args ...any) ([]int64, error) {
@@ -568,7 +571,7 @@ func (t *transaction) rejudge(a attempt) error {
 		}
 	case asset == 0:
 		// Its UUID tells nothing any more. If the asset has the name that the PC was called by, it stays.
-		has, err := t.get(`SELECT 1 FROM asset_names WHERE asset_id = $1 AND label <> '' AND label = $2 LIMIT 1`, []any{current, a.label}, []any{new(int)})
+		has, err := t.get(`SELECT 1 FROM asset_names n WHERE asset_id = $3 AND `+hasName+` LIMIT 1`, []any{a.name, a.label, current}, []any{new(int)})
 		if err != nil || has {
 			return err
 		}

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -400,6 +399,31 @@ func TestSharedUUID(t *testing.T) {
 	expect(t, "not told", m.unmatched(), nil)
 }
 
+// Its UUID came to stand for two assets, and the name for both: what hung on one stays, except where the name tells it apart.
+func TestStaysWithItsName(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ met, want string }{
+		"the same name":   {"alpha", "uuid ok"},
+		"with its domain": {"alpha.one.example", "uuid ok"},
+		"another domain":  {"alpha.two.example", ""},
+		"no name":         {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newManager(t)
+			a, b := newPC(m, "alpha").says(""), newPC(m, "beta").says("")
+			a.report.Names.FQDN = "alpha.one.example"
+			b.report.Names, b.report.Facts.SystemUUID = a.report.Names, a.report.Facts.SystemUUID
+			a.checkIn()
+			newJournal(m, "one").take(m.done(tt.met, a.report.Facts.SystemUUID))
+			expect(t, "before", m.last(a), "uuid ok")
+			b.checkIn()
+			expect(t, "the first one's", m.last(a), tt.want)
+			expect(t, "the second one's", m.last(b), "")
+		})
+	}
+}
+
 // A PC that came back without its host ID is two assets until proof comes; what could not be told between them is then.
 func TestToldWhenMerged(t *testing.T) {
 	t.Parallel()
@@ -481,20 +505,19 @@ func TestAttemptsAreBounded(t *testing.T) {
 	expect(t, "detail", i.Detail, strings.Repeat("語", 333))
 	p.checkIn()
 
-	must(t, m.write(t.Context(), func(t *transaction) error {
-		_, err := t.exec(`WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < $1)
-			INSERT INTO initializations (subject, finished, counted, journal, name, label, uuid, address, ok, result, matched)
-			SELECT 'name x' || i, i, i, 'x', 'x' || i, 'x' || i, '', '', FALSE, '{}', 'none' FROM n`, maxOpenAttempts)
-		return err
-	}))
+	j.take(m.failed("x1", ""), m.failed("x2", ""), m.failed("x3", ""))
 	to := j.at
 	to.Offset++
-	dropped, err := m.Initializations(t.Context(), j.at, to, []Initialization{m.failed("nobody", ""), m.done("alpha", "")})
+	dropped, err := m.initializations(t.Context(), j.at, to, []Initialization{m.failed("nobody", ""), m.done("alpha", "")}, 3)
 	must(t, err)
 	expect(t, "dropped", dropped, 1)
 	expect(t, "last", m.last(p), "name ok")
-	must(t, m.Trim(context.Background())) // they are of 1970
-	expect(t, "not checked in", m.unmatched(), nil)
+	must(t, m.Trim(t.Context()))
+	expect(t, "not checked in", m.unmatched(), []string{"x1 unknown", "x2 unknown", "x3 unknown"})
+	m.pass(keepOpen)
+	must(t, m.Trim(t.Context()))
+	expect(t, "not checked in after a year", m.unmatched(), nil)
+	expect(t, "last", m.last(p), "name ok")
 }
 
 // A database of the first release gets its assets' names and the time of their reports.
@@ -544,4 +567,3 @@ func BenchmarkInitializations(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*batch)/b.Elapsed().Seconds(), "attempts/s")
 }
-
