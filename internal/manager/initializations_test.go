@@ -283,9 +283,9 @@ func TestTwoImporters(t *testing.T) {
 			}
 		})
 	}
-	for i := range 10 {
+	for i := range 4 {
 		var hosts []string
-		for j := range 100 {
+		for j := range 80 {
 			hosts = append(hosts, fmt.Sprintf("pc%02d-%02d", i, j))
 		}
 		r.finish(amtinit.Busy, hosts...)
