@@ -691,8 +691,14 @@ func TestCrashWhileCarryingOut(t *testing.T) {
 						count++
 					}
 				}
-				if count != 1 {
-					t.Errorf("acknowledged in %d accepted reports", count)
+				noted := 0
+				for _, o := range pc.status(t).DoneOrders {
+					if o.ID == "o1" {
+						noted++
+					}
+				}
+				if count != 1 || noted != 1 {
+					t.Errorf("acknowledged in %d accepted reports, noted %d times", count, noted)
 				}
 			})
 		})
