@@ -61,10 +61,20 @@ func guid(host string) string { return strings.ToUpper(fmt.Sprintf("%032x", host
 
 func opened(t *testing.T, dir string) *registry.Registry {
 	t.Helper()
-	reg, err := OpenRegistry(t.Context(), dir, database(dir))
+	reg, err := registry.Open(t.Context(), database(dir), registry.Options{})
 	must(t, err)
 	t.Cleanup(func() { reg.Close() })
 	return reg
+}
+
+// bare is a data folder with a database alone, which is all that importing takes.
+func bare(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	reg, err := registry.Create(t.Context(), database(dir), registry.Options{})
+	must(t, err)
+	must(t, reg.Close())
+	return dir
 }
 
 // failures are the PCs whose last attempt failed, by what they are called.
@@ -99,7 +109,7 @@ func collecting(reg *registry.Registry, dir string) (*importer, *[]string) {
 
 func TestImport(t *testing.T) {
 	t.Parallel()
-	dir, _ := initialized(t)
+	dir := bare(t)
 	reg := opened(t, dir)
 	im, told := collecting(reg, dir)
 	pass(t, im) // no folder yet
@@ -187,15 +197,18 @@ func writeJournal(t *testing.T, dir, name, text string) {
 	must(t, os.WriteFile(filepath.Join(folder, name), []byte(text), 0o640))
 }
 
-// A journal that grows byte by byte is imported line by line, whatever half line stands at its end.
+// A journal that grows a few bytes at a time is imported line by line, whatever half line stands at its end.
 func TestImportOfATornTail(t *testing.T) {
 	t.Parallel()
-	dir, _ := initialized(t)
+	dir := bare(t)
 	reg := opened(t, dir)
 	im, told := collecting(reg, dir)
 	text := runLine + targetLine("alpha") + "{broken\n" + targetLine("beta")
 	var want []string
 	for n := 0; n <= len(text); n++ {
+		if around := text[max(n-2, 0):min(n+2, len(text))]; n%16 != 0 && !strings.Contains(around, "\n") {
+			continue
+		}
 		writeJournal(t, dir, "x-1.000001.journal", text[:n])
 		pass(t, im)
 		switch n {
@@ -233,7 +246,7 @@ func TestImportOfOddJournals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir, _ := initialized(t)
+			dir := bare(t)
 			reg := opened(t, dir)
 			im, told := collecting(reg, dir)
 			for i, text := range tt.texts {
@@ -256,7 +269,7 @@ func TestImportOfOddJournals(t *testing.T) {
 // Two processes import one journal while it grows.
 func TestTwoImporters(t *testing.T) {
 	t.Parallel()
-	dir, _ := initialized(t)
+	dir := bare(t)
 	r := beginRun(t, dir, "/srv/NETM.NDD")
 	var want []string
 	var importers sync.WaitGroup
@@ -344,7 +357,7 @@ func (w writer) Write(b []byte) (int, error) { w <- string(b); return len(b), ni
 
 func TestTidy(t *testing.T) {
 	t.Parallel()
-	dir, _ := initialized(t)
+	dir := bare(t)
 	reg := opened(t, dir)
 	im, told := collecting(reg, dir)
 	name := func(paths []string) (names []string) {
