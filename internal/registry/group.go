@@ -121,7 +121,9 @@ func (t *transaction) derive(id int64, all []host) asset {
 		a.waiting = latest.keeper
 	}
 	a.facts = keeps.facts
-	slices.SortFunc(hosts, func(x, y host) int { return cmp.Or(y.heard.Compare(x.heard), cmp.Compare(y.home, x.home), compareText(x.id, y.id)) })
+	slices.SortFunc(hosts, func(x, y host) int {
+		return cmp.Or(y.heard.Compare(x.heard), cmp.Compare(y.home, x.home), compareText(x.id, y.id))
+	})
 	for _, h := range hosts {
 		if h.id != keeps.id && h.since.Before(keeps.since) && t.compare(h.facts, keeps.facts) != hostid.AnotherBoard {
 			a.facts = t.merged(h.facts, hardware.Facts(a.facts))

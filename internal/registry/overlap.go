@@ -141,12 +141,21 @@ func (t *transaction) overlaps(b branch, h host) error {
 		if side.to.Sub(side.from) <= slack || done[o.branch] || silenced[o.branch] {
 			continue
 		}
-		// Who is ordered to go, or went after that, has been decided about.
-		if end, ordered := gone[o.branch]; ordered && (end.IsZero() || !o.last.After(end)) {
-			continue
-		}
+		// Who is ordered to go, or went after that, has been decided about. Whoever has less of a claim than he goes too.
 		if end, ordered := gone[m.branch]; ordered && (end.IsZero() || !m.last.After(end)) {
 			return nil
+		}
+		if end, ordered := gone[o.branch]; ordered && (end.IsZero() || !o.last.After(end)) {
+			if o.host != m.host {
+				continue
+			}
+			loser, why, err := t.copyOf(h, side)
+			if err != nil {
+				return err
+			}
+			if loser.branch != m.branch || !ordersByItself[why] {
+				continue
+			}
 		}
 		done[o.branch] = true
 		if o.host != m.host {
@@ -172,6 +181,9 @@ func (t *transaction) overlaps(b branch, h host) error {
 	}
 	return nil
 }
+
+// ordersByItself are the reasons that suffice for an order; all others are an operator's.
+var ordersByItself = map[string]bool{"overlap-board": true, "overlap-disk": true, "overlap-first": true}
 
 // sideBySide are two lines that lived at the same time.
 type sideBySide struct {
@@ -271,7 +283,7 @@ func (t *transaction) overlapOfLines(h host, s sideBySide) (ordered int64, err e
 	if err != nil {
 		return 0, err
 	}
-	if why == "overlap-shared" || why == "overlap-restored" || why == "overlap-again" || c.held {
+	if !ordersByItself[why] || c.held {
 		return 0, t.propose(c.id, proposal{Why: why})
 	}
 	if err := t.propose(c.id, proposal{Verb: KeepBoth, Why: why}); err != nil {

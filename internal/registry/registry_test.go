@@ -88,12 +88,15 @@ type pc struct {
 	report   checkin.Report
 	runBegan time.Time
 	enrol    *checkin.EnrolmentToken
+	aside    map[hostid.ID]hostid.Seed // records that orders replaced
+	memory   map[hostid.ID]hostid.Seed // what nonvolatile memory may hold
+	obeyed   map[string]bool
 }
 
 func newPC(m *manager, name string) *pc {
 	p := &pc{m: m, seed: hostid.NewSeed(), enrol: &m.token}
 	p.report = checkin.Report{
-		Audience: m.audience, HostID: hostid.NewID(), SealKey: make([]byte, 32),
+		Audience: m.audience, HostID: hostid.NewID(), SealKey: p.seed.SealingKey().PublicKey().Bytes(),
 		Facts:     board(name),
 		Names:     checkin.Names{Host: name},
 		Addresses: []string{"192.0.2.7"},
