@@ -60,3 +60,23 @@ func TestSealedOrder(t *testing.T) {
 		t.Error("sealed to the zero key")
 	}
 }
+
+// Whatever an order says is sealed in it: an error, or a token.
+func FuzzOpenOrder(f *testing.F) {
+	var seed hostid.Seed
+	seed[0] = 1
+	sealed, err := SealOrder(seed.SealingKey().PublicKey().Bytes(), "order-1", NewEnrolmentToken("sha256:"+Fingerprint(strings.Repeat("0", 64))))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("order-1", sealed)
+	f.Add("order-1", "")
+	f.Add("", sealed)
+	f.Add("order-1", strings.Repeat("A", 64))
+	f.Fuzz(func(t *testing.T, order, text string) {
+		token, err := OpenOrder(seed.SealingKey(), order, text)
+		if err == nil && (order != "order-1" || !validTokenID(token.ID)) {
+			t.Fatalf("order %q opens as %v", order, token)
+		}
+	})
+}

@@ -145,8 +145,9 @@ func ParsePlaceholders(r io.Reader) (Placeholders, error) {
 	if err != nil {
 		return nil, err
 	}
+	tooLong := fmt.Errorf("more than %d KiB: shorten the list, with '*' where values begin alike", MaxPlaceholderList>>10)
 	if len(b) > MaxPlaceholderList {
-		return nil, fmt.Errorf("more than %d KiB: shorten the list, with '*' where values begin alike", MaxPlaceholderList>>10)
+		return nil, tooLong
 	}
 	line := 0
 	for text := range strings.Lines(string(b)) {
@@ -175,6 +176,9 @@ func ParsePlaceholders(r io.Reader) (Placeholders, error) {
 			return nil, fmt.Errorf("line %d: a placeholder for every %s; write the value that proves nothing", line, kind)
 		}
 		out = append(out, placeholder{kind, pattern})
+	}
+	if len(out.String()) > MaxPlaceholderList { // with the hyphens that it may have left out
+		return nil, tooLong
 	}
 	return out, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -197,7 +198,8 @@ func TestExtraPlaceholders(t *testing.T) {
 		"serial":      "line 1: a placeholder for every serial; write the value that proves nothing",
 		"mac **":      "line 1: a placeholder for every mac; write the value that proves nothing",
 		strings.Repeat("serial 1234567\n", MaxPlaceholderList/15+1): "more than 64 KiB: shorten the list, with '*' where values begin alike",
-		"serial " + strings.Repeat("x", MaxPlaceholderList):         "more than 64 KiB: shorten the list, with '*' where values begin alike",
+		distinctMACs(3800): "more than 64 KiB: shorten the list, with '*' where values begin alike", // once written with hyphens
+		"serial " + strings.Repeat("x", MaxPlaceholderList): "more than 64 KiB: shorten the list, with '*' where values begin alike",
 	} {
 		if _, err := ParsePlaceholders(strings.NewReader(text)); err == nil || err.Error() != want {
 			t.Errorf("%.20q: got %v, want %s", text, err, want)
@@ -218,6 +220,38 @@ func TestGlob(t *testing.T) {
 			t.Errorf("glob(%q, %q) = %v", c.pattern, c.s, got)
 		}
 	}
+}
+
+func distinctMACs(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "mac 0011%08x\n", i)
+	}
+	return b.String()
+}
+
+// What ParsePlaceholders reads has one spelling, which it reads as the same list; no list is longer than a reply takes.
+func FuzzParsePlaceholders(f *testing.F) {
+	f.Add("uuid {55e3ae13-bfd2-61bb-17a0-88aedd7037ea}\nserial  sample *\r\nmac 00:11:22:33:44:55\n# seen\n")
+	f.Add(builtinPlaceholders)
+	f.Add("serial *\n")
+	f.Add("mac 00112233445\nuuid {}\nserial \x00\xff\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := ParsePlaceholders(strings.NewReader(text))
+		if err != nil {
+			return
+		}
+		spelled := p.String()
+		again, err := ParsePlaceholders(strings.NewReader(spelled))
+		if err != nil || again.String() != spelled || again.Digest() != p.Digest() || (len(p) == 0) != (p.Digest() == "") || len(spelled) > MaxPlaceholderList {
+			t.Fatalf("%q is spelled %q, which is %q, %v", text, spelled, again.String(), err)
+		}
+		for _, x := range p {
+			if !strings.Contains(x.pattern, "*") && !again.match(x.kind, x.pattern) {
+				t.Fatalf("%q does not match itself in %q", x.pattern, spelled)
+			}
+		}
+	})
 }
 
 // A list has one spelling and one digest, however it was written.
