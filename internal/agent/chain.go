@@ -140,11 +140,11 @@ const (
 	maxObserved = 64
 )
 
-// observations are what the manager is told of a record that gave way, besides a proof (one by order is no merge, and
-// says so); none before it is known to have come about. That memory's ID took the place of the file's is a conflict besides, and is told from here:
+// observations are what the manager is told of a record that gave way, besides a proof (with one by order, always: it is no
+// merge, and says so); without a proof none before it is known to have come about. That memory's ID took the place of the file's is a conflict besides, and is told from here:
 // hostid.Keeper sees it in that one call only, and nobody may be there to be told.
 func (w overwriting) observations() []checkin.Observation {
-	if w.Proof != "" && w.Kind == hostid.Replaced || !w.InUse {
+	if byOrder := w.Proof != "" && w.Kind == hostid.Rebound; !byOrder && (w.Proof != "" || !w.InUse) {
 		return nil
 	}
 	list := []checkin.Observation{{

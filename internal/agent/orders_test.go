@@ -292,6 +292,12 @@ func TestOrderRebind(t *testing.T) {
 			t.Errorf("observations (-want +got):\n%s", diff)
 		}
 	}
+	// Whatever is ordered meanwhile, the statement never stands there alone: it would pass for a merge.
+	for _, w := range a.over.Entries {
+		if w.InUse = false; len(w.observations()) != 1 {
+			t.Errorf("%+v is told without saying that it was by order", w)
+		}
+	}
 	m.set(func() { m.named = []hostid.ID{theirs} })
 	checkIn(t, a)
 	checkIn(t, a)
