@@ -147,7 +147,7 @@ func (t *transaction) acceptProven(v checkin.VerifiedReport, h host, e epoch, p 
 		if h, _, err = t.host(h.id); err != nil { // an acknowledgement may have changed it
 			return nil, err
 		}
-		if named, err = t.replacements(v, h); err != nil {
+		if named, err = t.replacements(v, h, p.branch.id); err != nil {
 			return nil, err
 		}
 		if h, _, err = t.host(h.id); err != nil {

@@ -16,6 +16,7 @@ type State string
 
 // The states, in the order in which they go before each other.
 const (
+	Blocked    State = "blocked"  // an operator wants its reports in the history only
 	InConflict State = "conflict" // a conflict about it is open
 	Pending    State = "pending"  // reinstalled or replaced; waits for the former line to be silent
 	Live       State = "live"     // checked in within three intervals
@@ -50,6 +51,7 @@ type HostDetail struct {
 	CopyOf      string    `json:"copy_of,omitempty"`
 	Token       string    `json:"token,omitempty"`
 	LastCheckin time.Time `json:"last_checkin,omitzero"`
+	Blocked     bool      `json:"blocked"`
 	Epochs      int       `json:"epochs"`
 	Branches    int       `json:"branches"`
 }
@@ -68,6 +70,7 @@ const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host, a.se
 	COALESCE(w.last_received, 0) >= COALESCE(k.last_received, 1) AND a.waiting IS NOT NULL,
 	(SELECT COUNT(*) FROM conflicts c WHERE c.asset_id = a.id AND c.closed IS NULL),
 	h.host_id, h.enrolled, h.replaced_by, h.copy_of, h.token_id, h.last_checkin,
+	EXISTS (SELECT 1 FROM blocks l WHERE l.host_id = h.host_id AND l.key = h.key AND l.lifted IS NULL),
 	(SELECT COUNT(*) FROM epochs e WHERE e.host_id = h.host_id AND e.proven),
 	(SELECT COUNT(*) FROM epochs e JOIN branches b ON b.epoch_id = e.id WHERE e.host_id = h.host_id AND e.proven)
 	FROM assets a JOIN hosts h ON h.asset_id = a.id
@@ -88,7 +91,7 @@ func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 	var seenAt, enrolled, last sql.NullInt64
 	var replacedBy, copyOf, token sql.NullString
 	err = scan(&r.id, &created, &factsText, &seenText, &seenHost, &seenAt, &r.pending, &r.conflicts,
-		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Epochs, &r.host.Branches)
+		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Blocked, &r.host.Epochs, &r.host.Branches)
 	if err != nil {
 		return r, err
 	}
@@ -122,6 +125,9 @@ func (r *Registry) details(rows []assetRow, attempts map[int64]lastAttempt) []As
 		d.Hosts = append(d.Hosts, row.host)
 		d.LastCheckin = later(d.LastCheckin, row.host.LastCheckin)
 		switch {
+		case row.host.Blocked && (row.host.HostID == d.HostID || d.HostID.IsZero()):
+			d.State = Blocked
+		case d.State == Blocked: // by the host that it is seen as
 		case d.Conflicts > 0:
 			d.State = InConflict
 		case row.pending:

@@ -119,6 +119,7 @@ func (t *transaction) join(id hostid.ID, branchID int64, digest string, e epoch)
 		`UPDATE assets SET keeper = $1 WHERE keeper = $2`,
 		`UPDATE assets SET waiting = $1 WHERE waiting = $2`,
 		`UPDATE demands SET branch_id = $1 WHERE branch_id = $2`,
+		`UPDATE demands SET done_line = $1 WHERE done_line = $2`,
 		`UPDATE blocks SET branch_id = $1 WHERE branch_id = $2`,
 		`INSERT INTO conflict_lines (conflict_id, branch_id, left_at) SELECT conflict_id, $1, left_at FROM conflict_lines WHERE branch_id = $2 ON CONFLICT DO NOTHING`,
 	} {

@@ -39,7 +39,7 @@ func (p *pc) obey(r checkin.Reply) checkin.Reply {
 				p.enrol = &tok
 			}
 			p.become(hostid.NewID(), hostid.NewSeed())
-			p.report.CopyOf = old
+			p.report.CopyOf, p.report.Observations = old, nil
 		case checkin.OrderTakeBack:
 			seed, ok := p.aside[o.Other]
 			if !ok {
@@ -49,6 +49,7 @@ func (p *pc) obey(r checkin.Reply) checkin.Reply {
 			p.report.CopyOf = hostid.ID{}
 		case checkin.OrderUseNonvolatile:
 			p.become(o.Other, p.memory[o.Other])
+			p.report.Observations = nil
 		case checkin.OrderNewEpoch:
 			p.begin(checkin.EpochOrder)
 		case checkin.OrderRebind:

@@ -94,8 +94,12 @@ func (t *transaction) enrol(v checkin.VerifiedReport, h host, named bool) (host,
 	if err != nil {
 		return h, err
 	}
+	var lines []int64
+	if by.keeper != 0 {
+		lines = []int64{by.keeper}
+	}
 	_, err = t.openConflict(conflict{
-		kind: "replacement", subject: "enrolled " + h.id.String(), asset: by.asset, host: by.id, other: h.asset, otherHost: h.id,
+		kind: "replacement", subject: "enrolled " + h.id.String(), asset: by.asset, host: by.id, other: h.asset, otherHost: h.id, lines: lines,
 		evidence: map[string]any{"old": h.id, "reason": "key", "proof_key": fingerprint(h.proofKey), "bound_key": fingerprint(h.key)},
 	})
 	return h, err
@@ -152,7 +156,7 @@ func fingerprint(key ed25519.PublicKey) checkin.Fingerprint {
 // replacements judges the statements that this host, or one that it was before, took the place of other host IDs.
 // What holds makes the old ID an alias: both belong to one asset, the old ID's. It returns the old IDs that were
 // taken note of, now or before.
-func (t *transaction) replacements(v checkin.VerifiedReport, h host) (named []hostid.ID, err error) {
+func (t *transaction) replacements(v checkin.VerifiedReport, h host, line int64) (named []hostid.ID, err error) {
 	if len(v.Report.Replaced) == 0 {
 		return nil, nil
 	}
@@ -165,7 +169,7 @@ func (t *transaction) replacements(v checkin.VerifiedReport, h host) (named []ho
 	for progress := true; progress; rest, foreign = foreign, nil {
 		progress = false
 		for _, jws := range rest {
-			old, outcome, err := t.replacement(v, jws)
+			old, outcome, err := t.replacement(v, jws, line)
 			if err != nil {
 				return nil, err
 			}
@@ -178,8 +182,12 @@ func (t *transaction) replacements(v checkin.VerifiedReport, h host) (named []ho
 		}
 	}
 	for _, jws := range rest {
-		if err := t.foreignStatement(v, h, jws); err != nil {
+		old, decided, err := t.foreignStatement(v, h, jws, line)
+		if err != nil {
 			return nil, err
+		}
+		if decided {
+			named = append(named, old)
 		}
 	}
 	return named, nil

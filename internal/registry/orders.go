@@ -245,6 +245,9 @@ func (t *transaction) done(v checkin.VerifiedReport, d demand, b branch) error {
 	if err := t.endDemand(d, demandDone, from); err != nil {
 		return err
 	}
+	if _, err := t.exec(`UPDATE demands SET done_line = $1 WHERE id = $2`, b.id, d.id); err != nil {
+		return err
+	}
 	switch d.kind {
 	case checkin.OrderNewID, checkin.OrderUseNonvolatile, checkin.OrderTakeBack:
 		if d.kind == checkin.OrderNewID {
@@ -258,14 +261,20 @@ func (t *transaction) done(v checkin.VerifiedReport, d demand, b branch) error {
 		if err := t.leaves(d); err != nil {
 			return err
 		}
-		if d.joins {
-			if err := t.joinHosts(d.resolution, d.host, from); err != nil {
+		if d.kind == checkin.OrderUseNonvolatile { // the PC is the one that memory names, wherever that was stored
+			if err := t.rebound(v, d.resolution, from, b); err != nil {
 				return err
 			}
 		}
+		if d.joins {
+			return t.joinHosts(d.resolution, d.host, from)
+		}
+		if d.kind == checkin.OrderNewID {
+			return t.apartByOrder(v, d)
+		}
 		return nil
 	case checkin.OrderRebind:
-		if err := t.rebound(v, d, b); err != nil {
+		if err := t.rebound(v, d.resolution, d.host, b); err != nil {
 			return err
 		}
 	}
@@ -313,14 +322,27 @@ func (t *transaction) leaves(d demand) error {
 	return err
 }
 
-// rebound takes the present facts of the PC for the host's, as its record now does.
-func (t *transaction) rebound(v checkin.VerifiedReport, d demand, b branch) error {
+// apartByOrder remembers that an operator said that host and former host are two, whatever their boards have in common.
+func (t *transaction) apartByOrder(v checkin.VerifiedReport, d demand) error {
+	var who string
+	if _, err := t.get(`SELECT who FROM resolutions WHERE id = $1`, []any{d.resolution}, []any{&who}); err != nil || who == "" || byARule(who) {
+		return err
+	}
 	h, known, err := t.host(d.host)
 	if err != nil || !known {
 		return err
 	}
-	if d.resolution != 0 {
-		err := t.changeEffects(d.resolution, func(e *effects) {
+	return t.remember(d.resolution, "hosts", hostPair(d.host, v.Report.HostID), t.agreeing(h.facts, facts(v.Report.Facts)))
+}
+
+// rebound takes the present facts of the PC for the host's, as its record now does.
+func (t *transaction) rebound(v checkin.VerifiedReport, resolution int64, id hostid.ID, b branch) error {
+	h, known, err := t.host(id)
+	if err != nil || !known {
+		return err
+	}
+	if resolution != 0 {
+		err := t.changeEffects(resolution, func(e *effects) {
 			e.Rebound = append(e.Rebound, reboundHost{Host: h.id, Facts: h.facts, Keeper: h.keeper, Waiting: h.waiting})
 		})
 		if err != nil {

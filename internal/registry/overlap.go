@@ -122,7 +122,8 @@ func (t *transaction) overlaps(b branch, h host) error {
 	}
 	m := mine[0]
 	others, err := collect(t, scanInterval, intervalColumns+`WHERE h.asset_id = $1 AND i.branch_id <> $2 AND i.reports >= 2 AND i.last > $3 AND i.began < $4
-		AND e.proven ORDER BY e.host_id = $5 DESC, i.branch_id, i.id`,
+		AND e.proven AND NOT EXISTS (SELECT 1 FROM blocks k WHERE k.host_id = e.host_id AND k.lifted IS NULL AND (k.branch_id = i.branch_id OR k.branch_id IS NULL AND k.key = e.key))
+		ORDER BY e.host_id = $5 DESC, i.branch_id, i.id`,
 		h.asset, b.id, millis(m.began.Add(slack)), millis(m.last.Add(-slack)), h.id.String())
 	if err != nil || len(others) == 0 {
 		return err

@@ -38,7 +38,7 @@ func statementDigest(jws string) string {
 
 // replacement judges one statement, once: what was decided about it holds for every report that repeats it. That
 // somebody else sent it decides nothing, or a stranger who saw it could spoil it for its owner.
-func (t *transaction) replacement(v checkin.VerifiedReport, jws string) (old hostid.ID, o outcome, err error) {
+func (t *transaction) replacement(v checkin.VerifiedReport, jws string, line int64) (old hostid.ID, o outcome, err error) {
 	digest := statementDigest(jws)
 	var oldText string
 	var accepted bool
@@ -47,6 +47,11 @@ func (t *transaction) replacement(v checkin.VerifiedReport, jws string) (old hos
 		return old, statementFails, err
 	}
 	if known {
+		if !accepted && oldText != "" { // an operator has decided about it: then the client need not carry it any more
+			if accepted, err = t.keptApart("replacement", digest, nil); err != nil {
+				return old, statementFails, err
+			}
+		}
 		if accepted {
 			o = statementHolds
 			old, err = hostid.ParseID(oldText)
@@ -78,12 +83,12 @@ func (t *transaction) replacement(v checkin.VerifiedReport, jws string) (old hos
 		return st.Old, statementHolds, nil
 	}
 	evidence["reason"] = reason
-	return old, statementFails, t.replacementConflict(v, h, st, digest, evidence)
+	return old, statementFails, t.replacementConflict(v, h, st, line, digest, evidence)
 }
 
 // replacementConflict opens the conflict about a statement that does not hold.
-func (t *transaction) replacementConflict(v checkin.VerifiedReport, h host, st checkin.Replacement, subject string, evidence map[string]any) error {
-	c := conflict{kind: "replacement", subject: subject, asset: h.asset, host: h.id, evidence: evidence}
+func (t *transaction) replacementConflict(v checkin.VerifiedReport, h host, st checkin.Replacement, line int64, subject string, evidence map[string]any) error {
+	c := conflict{kind: "replacement", subject: subject, asset: h.asset, host: h.id, lines: []int64{line}, evidence: evidence}
 	other, known, err := t.host(st.Old)
 	if err != nil {
 		return err
@@ -96,18 +101,19 @@ func (t *transaction) replacementConflict(v checkin.VerifiedReport, h host, st c
 	return err
 }
 
-// foreignStatement opens a conflict about a statement that speaks for somebody else than its sender.
-func (t *transaction) foreignStatement(v checkin.VerifiedReport, h host, jws string) error {
+// foreignStatement opens a conflict about a statement that speaks for somebody else than its sender, unless an operator
+// has decided about it.
+func (t *transaction) foreignStatement(v checkin.VerifiedReport, h host, jws string, line int64) (old hostid.ID, decided bool, err error) {
 	st, proofKey, err := checkin.VerifyReplacement(jws)
 	if err != nil {
-		return err
+		return old, false, err
 	}
 	subject := statementDigest(jws) + " by " + h.id.String()
-	apart, err := t.keptApart("replacement", subject, nil)
-	if err != nil || apart {
-		return err
+	decided, err = t.keptApart("replacement", subject, nil)
+	if err != nil || decided {
+		return st.Old, decided, err
 	}
-	return t.replacementConflict(v, h, st, subject, map[string]any{"host": h.id, "old": idText(st.Old), "new": idText(st.New),
+	return old, false, t.replacementConflict(v, h, st, line, subject, map[string]any{"host": h.id, "old": idText(st.Old), "new": idText(st.New),
 		"proof_key": fingerprint(proofKey), "statement": jws, "report": v.Digest, "reason": "sender"})
 }
 

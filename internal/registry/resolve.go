@@ -193,7 +193,7 @@ func (t *transaction) resolve(c conflictRow, verb Verb, who, why string) (id int
 		if _, err := t.get(`SELECT who FROM resolutions WHERE id = $1`, []any{c.resolution}, []any{&former}); err != nil {
 			return 0, err
 		}
-		if !strings.HasPrefix(former, "rule ") {
+		if !byARule(former) {
 			return 0, fmt.Errorf("conflict %d: %w", c.id, ErrResolved)
 		}
 		if err := t.undo(c.resolution, who); err != nil { // an operator's word goes before a rule's
@@ -232,7 +232,13 @@ func (t *transaction) resolve(c conflictRow, verb Verb, who, why string) (id int
 	default:
 		err = p.observed(verb)
 	}
-	return id, err
+	if err != nil {
+		return 0, err
+	}
+	if ordered, err := t.get(`SELECT 1 FROM demands WHERE resolution = $1 AND ended IS NULL LIMIT 1`, []any{id}, []any{new(int)}); err != nil || ordered {
+		return id, err
+	}
+	return id, t.closeConflict(c.id, c.kind, c.host, "conflict-closed") // nobody is left to be told
 }
 
 func verbList(verbs []Verb) string {
@@ -276,12 +282,8 @@ func (t *transaction) hostOfLine(line int64) (id hostid.ID, err error) {
 	return b.host, err
 }
 
-// told has the lines acknowledge what nothing has to be done for on the PC. Where no line is left, the
-// conflict closes at once.
+// told has the lines acknowledge what nothing has to be done for on the PC.
 func (p plan) told() error {
-	if len(p.lines) == 0 {
-		return p.closeConflict(p.c.id, p.c.kind, p.c.host, "conflict-closed")
-	}
 	return p.each(demand{kind: checkin.OrderFullReport}, p.lines)
 }
 
@@ -295,6 +297,11 @@ func (p plan) order(merge bool, one, two checkin.OrderKind) error {
 // hosts decides about two host IDs of two assets.
 func (p plan) hosts(verb Verb) error {
 	if verb == Merge {
+		if p.c.kind == "replacement" { // the client need not carry the statement any more
+			if err := p.remember(p.id, p.c.kind, p.c.subject, nil); err != nil {
+				return err
+			}
+		}
 		if err := p.joinHosts(p.id, p.c.host, p.c.otherHost); err != nil {
 			return err
 		}
@@ -310,7 +317,7 @@ func (p plan) hosts(verb Verb) error {
 func (p plan) overlap(verb Verb) error {
 	if verb == Merge {
 		for _, l := range p.lines {
-			if err := p.remember("line", fmt.Sprint(l), nil); err != nil {
+			if err := p.remember(p.id, "line", fmt.Sprint(l), nil); err != nil {
 				return err
 			}
 		}
@@ -366,7 +373,22 @@ func (p plan) block() error {
 	case "overlap":
 		if p.c.otherHost.IsZero() {
 			lines = p.copies()
+			break
 		}
+		lines = nil
+		for _, l := range p.lines {
+			host, err := p.hostOfLine(l)
+			if err != nil {
+				return err
+			}
+			if host == p.c.host {
+				lines = append(lines, l)
+			}
+		}
+		if err := p.blockKey(lines); err != nil {
+			return err
+		}
+		return p.each(demand{kind: checkin.OrderFullReport}, lines)
 	case "same-board", "replacement", "observed", "other-key":
 		if err := p.blockKey(lines); err != nil {
 			return err
@@ -438,7 +460,7 @@ func (t *transaction) joinHosts(resolution int64, a, b hostid.ID) error {
 	if _, err := t.get(`SELECT who FROM resolutions WHERE id = $1`, []any{resolution}, []any{&who}); err != nil {
 		return err
 	}
-	if strings.HasPrefix(who, "rule ") {
+	if byARule(who) {
 		madeBy = byRule
 	}
 	var e effects
@@ -472,15 +494,18 @@ func (t *transaction) joinHosts(resolution int64, a, b hostid.ID) error {
 }
 
 // remember keeps something apart for as long as the resolution is in force.
-func (p plan) remember(kind, subject string, agreeing []string) error {
-	_, err := p.exec(`INSERT INTO kept_apart (resolution, kind, subject, evidence) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
-		p.id, kind, subject, toJSON(append([]string{}, agreeing...)))
+func (t *transaction) remember(resolution int64, kind, subject string, agreeing []string) error {
+	_, err := t.exec(`INSERT INTO kept_apart (resolution, kind, subject, evidence) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+		resolution, kind, subject, toJSON(append([]string{}, agreeing...)))
 	return err
 }
 
+// byARule reports whether a rule decided, and no operator.
+func byARule(who string) bool { return strings.HasPrefix(who, "rule ") }
+
 // keepApart remembers that the operator said that they are two: the same evidence does not ask again.
 func (p plan) keepApart() error {
-	if err := p.remember(p.c.kind, p.c.subject, nil); err != nil {
+	if err := p.remember(p.id, p.c.kind, p.c.subject, nil); err != nil {
 		return err
 	}
 	other := p.c.otherHost
@@ -491,7 +516,7 @@ func (p plan) keepApart() error {
 		return nil
 	}
 	known, reported := p.c.sides()
-	return p.remember("hosts", hostPair(p.c.host, other), p.agreeing(facts(known), facts(reported)))
+	return p.remember(p.id, "hosts", hostPair(p.c.host, other), p.agreeing(facts(known), facts(reported)))
 }
 
 // keptApart reports whether an operator decided about that before. agreeing is what speaks for asking: what did not when he
@@ -640,10 +665,11 @@ func (t *transaction) reopen(c conflictRow, resolution int64) error {
 func (t *transaction) takeBack(resolution int64) error {
 	type ordered struct {
 		demand
-		by string
+		by   string
+		line int64
 	}
-	all, err := collect(t, func(scan func(...any) error) (o ordered, err error) { return o, o.scan(scan, &o.by) },
-		demandColumns+`, d.done_by FROM demands d WHERE d.resolution = $1 AND d.outcome IN ('', 'done') ORDER BY d.id`, resolution)
+	all, err := collect(t, func(scan func(...any) error) (o ordered, err error) { return o, o.scan(scan, &o.by, &o.line) },
+		demandColumns+`, d.done_by, COALESCE(d.done_line, 0) FROM demands d WHERE d.resolution = $1 AND d.outcome IN ('', 'done') ORDER BY d.id`, resolution)
 	if err != nil {
 		return err
 	}
@@ -661,17 +687,15 @@ func (t *transaction) takeBack(resolution int64) error {
 		if err != nil {
 			return err
 		}
-		by, _, err := t.host(id)
-		if err != nil {
-			return err
-		}
-		if by.keeper == 0 { // heard only as a delta or from another board yet
-			if _, err := t.get(`SELECT b.id FROM branches b JOIN epochs e ON e.id = b.epoch_id WHERE e.host_id = $1 AND e.proven ORDER BY b.last_received DESC, b.id LIMIT 1`,
-				[]any{d.by}, []any{&by.keeper}); err != nil {
+		line := d.line
+		if d.kind == checkin.OrderNewID { // nobody else has that host ID: whatever line it is at now
+			_, err := t.get(`SELECT b.id FROM branches b JOIN epochs e ON e.id = b.epoch_id WHERE e.host_id = $1 AND e.proven ORDER BY b.last_received DESC, b.id DESC LIMIT 1`,
+				[]any{d.by}, []any{&line})
+			if err != nil {
 				return err
 			}
 		}
-		if err := t.demand(demand{kind: checkin.OrderTakeBack, host: by.id, branch: by.keeper, other: d.host, conflict: d.conflict, resolution: resolution}); err != nil {
+		if err := t.demand(demand{kind: checkin.OrderTakeBack, host: id, branch: line, other: d.host, conflict: d.conflict, resolution: resolution}); err != nil {
 			return err
 		}
 	}

@@ -135,6 +135,7 @@ func (t *transaction) applyRule(id int64) error {
 	if err := t.propose(id, proposal{verb, why, c.kind, mode}); err != nil || mode != Enforce || verb == "" {
 		return err
 	}
+	c.proposal = proposal{verb, why, c.kind, mode}
 	_, err = t.resolve(c, verb, "rule "+c.kind, why)
 	return err
 }

@@ -105,7 +105,8 @@ CREATE TABLE demands (
     given      BIGINT  NOT NULL, -- replies that carried one of them
     ended      BIGINT,
     outcome    TEXT    NOT NULL, -- '' while open; done, withdrawn, gone (its line is), failed (told too often)
-    done_by    TEXT    NOT NULL  -- the host ID it was acknowledged under
+    done_by    TEXT    NOT NULL, -- the host ID it was acknowledged under
+    done_line  BIGINT            -- and the branch
 );
 CREATE INDEX demands_branch ON demands (branch_id) WHERE ended IS NULL;
 CREATE INDEX demands_host ON demands (host_id, kind);
