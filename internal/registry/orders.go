@@ -147,7 +147,8 @@ func (t *transaction) issue(v checkin.VerifiedReport, d *demand, order, enrol *s
 		if err == nil { // else nobody could open it: the order goes without, and the client's own token has to serve
 			*enrol = sealed
 			verifier := tok.Verifier()
-			_, err := t.exec(`INSERT INTO tokens (id, verifier, note, created, order_id) VALUES ($1, $2, '', $3, $4)`, tok.ID, verifier[:], millis(t.now), *order)
+			_, err := t.exec(`INSERT INTO tokens (id, verifier, note, created, expires, order_id) VALUES ($1, $2, '', $3, $4, $5)`,
+				tok.ID, verifier[:], millis(t.now), millis(t.now.Add(keepReport)), *order)
 			if err != nil {
 				return err
 			}
@@ -172,7 +173,7 @@ func (t *transaction) endDemand(d demand, outcome string, by hostid.ID) error {
 	if _, err := t.exec(`UPDATE demands SET ended = $1, outcome = $2, done_by = $3 WHERE id = $4`, millis(t.now), outcome, idText(by), d.id); err != nil {
 		return err
 	}
-	if outcome != demandWithdrawn { // what is under way may still be carried out
+	if outcome == demandDone || outcome == demandFailed { // else what is under way may be carried out already, and is told later
 		if err := t.voidOrders(d.id); err != nil {
 			return err
 		}
@@ -201,7 +202,7 @@ func (t *transaction) acknowledge(v checkin.VerifiedReport, b branch, proven boo
 		all, err := collect(t, func(scan func(...any) error) (n named, err error) {
 			return n, n.scan(scan, (*[]byte)(&n.key), &n.issued)
 		}, demandColumns+`, e.key, o.issued FROM orders o JOIN demands d ON d.id = o.demand JOIN branches b ON b.id = d.branch_id JOIN epochs e ON e.id = b.epoch_id
-			WHERE o.id = $1 AND o.acknowledged IS NULL AND d.outcome IN ('', 'withdrawn')`, id)
+			WHERE o.id = $1 AND o.acknowledged IS NULL AND d.outcome IN ('', 'withdrawn', 'gone')`, id)
 		if err != nil {
 			return err
 		}
@@ -412,10 +413,10 @@ func scanOrder(scan func(...any) error) (o Order, err error) {
 
 // orderToken says why a token that went with an order does not serve this report; "" if it does.
 func (t *transaction) orderToken(v checkin.VerifiedReport, tok Token) (why string, err error) {
-	var host, outcome string
+	var host string
 	var void sql.NullInt64
-	if _, err := t.get(`SELECT d.host_id, d.outcome, o.void FROM orders o JOIN demands d ON d.id = o.demand WHERE o.id = $1`,
-		[]any{tok.orderID}, []any{&host, &outcome, &void}); err != nil {
+	if _, err := t.get(`SELECT d.host_id, o.void FROM orders o JOIN demands d ON d.id = o.demand WHERE o.id = $1`,
+		[]any{tok.orderID}, []any{&host, &void}); err != nil {
 		return "", err
 	}
 	switch {
@@ -423,7 +424,7 @@ func (t *transaction) orderToken(v checkin.VerifiedReport, tok Token) (why strin
 		return "was used", nil
 	case !slices.Contains(v.Report.Done, tok.orderID) || idText(v.Report.CopyOf) != host || v.Report.HostID.String() == host:
 		return "goes with an order that this report does not acknowledge", nil
-	case void.Valid || outcome != "" && outcome != demandWithdrawn:
+	case void.Valid:
 		return "went with an order that is void by now", nil
 	}
 	return "", nil
