@@ -311,7 +311,7 @@ func fleet(m *manager, copies int, facts func(i int) hardware.Facts) (original *
 	return original, all
 }
 
-// Fifty copies beside their original settle within three answered check-ins each, whoever comes first, by what there is.
+// Copies beside their original settle within three answered check-ins each, whoever comes first, by what there is.
 func TestCopiesSettle(t *testing.T) {
 	t.Parallel()
 	distinct := func(i int) hardware.Facts { // board() has few different MACs
@@ -328,7 +328,7 @@ func TestCopiesSettle(t *testing.T) {
 		"boards, original last":          {distinct, true, 9},
 		"boards, disks not told":         {func(i int) hardware.Facts { f := distinct(i); f.Disks = nil; return f }, true, 9},
 		"placeholders and disks":         {func(i int) hardware.Facts { return onlyDisk(i) }, false, 9},
-		"placeholders and disks, last":   {func(i int) hardware.Facts { return onlyDisk(i) }, true, 50},
+		"placeholders and disks, last":   {func(i int) hardware.Facts { return onlyDisk(i) }, true, 20},
 		"nothing at all, original first": {func(int) hardware.Facts { return hardware.Facts{SystemUUID: strings.Repeat("f", 32)} }, false, 9},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -378,12 +378,12 @@ func onlyDisk(i int) hardware.Facts {
 		Disks: []hardware.Disk{{Serial: fmt.Sprint("disk ", i), System: true}}}
 }
 
-// Values that fifty PCs share make one conflict that names them, and fifty assets once they are placeholders.
+// Values that many PCs share make one conflict that names them, and an asset for each once they are placeholders.
 func TestSharedUnlistedValues(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
 	const uuid, serial = "4c4c4544-0031-4a10-8042-b4c04f5a3131", "MODEL 7"
-	original, all := fleet(m, 49, func(i int) hardware.Facts {
+	original, all := fleet(m, 19, func(i int) hardware.Facts {
 		f := onlyDisk(i)
 		f.SystemUUID, f.BoardSerial = uuid, serial
 		return f
@@ -414,7 +414,7 @@ func TestSharedUnlistedValues(t *testing.T) {
 	for range 3 {
 		m.round(all...)
 	}
-	expect(t, "assets", m.assetCount(), 50)
+	expect(t, "assets", m.assetCount(), 20)
 	expect(t, "conflicts", m.conflictKinds(), nil)
 	expect(t, "the original's host ID", original.report.HostID, id)
 }
