@@ -92,7 +92,7 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 			err = t.otherKey(v, h, e, p.branch)
 		}
 	case p.branch.blocked:
-		_, err = t.exec(`UPDATE hosts SET last_checkin = $1 WHERE host_id = $2`, millis(t.now), h.id.String())
+		err = t.checkedIn(h)
 	default:
 		reply.Named, err = t.acceptProven(v, h, e, p)
 	}
@@ -137,9 +137,6 @@ func fullReport(r checkin.Report) checkin.Order {
 // acceptProven decides about a report by the key that the host ID is bound to, and returns the replaced host IDs
 // that it has taken note of.
 func (t *transaction) acceptProven(v checkin.VerifiedReport, h host, e epoch, p placement) ([]hostid.ID, error) {
-	if _, err := t.exec(`UPDATE hosts SET last_checkin = $1 WHERE host_id = $2`, millis(t.now), h.id.String()); err != nil {
-		return nil, err
-	}
 	// Statements come first: they decide which asset this report is about.
 	var named []hostid.ID
 	if len(v.Report.Replaced) > 0 || len(v.Report.Done) > 0 {
@@ -174,6 +171,11 @@ func (t *transaction) acceptProven(v checkin.VerifiedReport, h host, e epoch, p 
 func (t *transaction) settle(v checkin.VerifiedReport, h host, e epoch, p placement) (hostid.Board, error) {
 	reported := facts(v.Report.Facts)
 	board := t.compare(h.facts, reported)
+	if board == hostid.AnotherBoard || v.Report.Base != (checkin.Digest{}) || !p.tip {
+		if err := t.checkedIn(h); err != nil {
+			return board, err
+		}
+	}
 	if board == hostid.AnotherBoard {
 		if e.isNew {
 			if err := t.record(h.id, "epoch-elsewhere", e.evidence()); err != nil {
@@ -211,7 +213,7 @@ func (t *transaction) settle(v checkin.VerifiedReport, h host, e epoch, p placem
 	if !t.reg.live(former, t.now) {
 		h.since = t.now
 	}
-	h.seen, h.heard = seenIn(v.Report), t.now
+	h.seen, h.heard, h.last = seenIn(v.Report), t.now, t.now
 	if err := t.saveHost(h); err != nil {
 		return board, err
 	}
@@ -226,6 +228,12 @@ func (t *transaction) settle(v checkin.VerifiedReport, h host, e epoch, p placem
 		return board, nil
 	}
 	return board, t.sameBoard(v, is, p.branch)
+}
+
+// checkedIn notes that the host was heard, and nothing else of it.
+func (t *transaction) checkedIn(h host) error {
+	_, err := t.exec(`UPDATE hosts SET last_checkin = $1 WHERE host_id = $2`, millis(t.now), h.id.String())
+	return err
 }
 
 // keeperChanged tells what the report did to who keeps the asset, where it has several hosts.
@@ -317,6 +325,9 @@ func (t *transaction) otherKey(v checkin.VerifiedReport, h host, e epoch, b bran
 		},
 	})
 	if err != nil || c.held {
+		return err
+	}
+	if err := t.propose(c.id, proposal{Verb: KeepBoth, Why: "other-key"}); err != nil {
 		return err
 	}
 	return t.ruleOrders(c, "other-key", demand{kind: checkin.OrderNewID, host: h.id, branch: b.id})

@@ -178,7 +178,7 @@ func TestOtherKeyTakesANewID(t *testing.T) {
 	expect(t, "the same order again", twin.checkIn().Orders, reply.Orders)
 	c := m.onlyConflict("other-key")
 	expect(t, "status", c.Status, Ordered)
-	expect(t, "proposal", c.Proposal.Why, "")
+	expect(t, "proposal", c.Proposal.Sentence(English), "They are two PCs. Whoever has another key proves nothing by the host ID; it takes one of its own.")
 
 	must(t, m.RevokeToken(t.Context(), m.token.ID)) // the order's own token serves
 	twin.obey(reply)
@@ -461,4 +461,66 @@ func TestSuggestedPlaceholders(t *testing.T) {
 			t.Errorf("%q: got %v, want ErrPlaceholder", bad, err)
 		}
 	}
+}
+
+// Who never comes back holds no conflict open for ever.
+func TestLinesThatAreGone(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p, twin := newPC(m, "alpha"), newPC(m, "twin")
+	p.checkIn()
+	twin.report.HostID = p.report.HostID
+	twin.checkIn()
+	m.pass(keepReport)
+	must(t, m.Trim(t.Context()))
+	expect(t, "conflicts", m.conflictKinds(), []string{"other-key"})
+	m.pass(time.Millisecond)
+	must(t, m.Trim(t.Context()))
+	expect(t, "conflicts", m.conflictKinds(), nil)
+	expect(t, "orders", len(twin.checkIn().Orders), 1) // and if he does, he is told anew
+	m.onlyConflict("other-key")
+}
+
+// A database of the release before keeps its assets, what is open and who keeps them.
+func TestTablesOfTheReleaseBefore(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	old, other := newPC(m, "alpha"), newPC(m, "beta")
+	old.checkIn()
+	other.report.Observations = []checkin.Observation{{Kind: string(hostid.Moved), Detail: "x"}}
+	other.checkIn()
+	m.pass(4 * DefaultInterval)
+	p := old.successor()
+	p.replaces(old)
+	p.checkIn()
+	p.checkIn()
+	was := m.asset(p.report.HostID)
+	for _, q := range []string{
+		`CREATE TABLE conflict_epochs (conflict_id BIGINT NOT NULL, epoch_id BIGINT NOT NULL, PRIMARY KEY (conflict_id, epoch_id))`,
+		`INSERT INTO conflict_epochs SELECT l.conflict_id, b.epoch_id FROM conflict_lines l JOIN branches b ON b.id = l.branch_id`,
+		`DROP TABLE conflict_lines`, `DROP TABLE groupings`, `DROP TABLE kept_apart`, `DROP TABLE orders`, `DROP TABLE demands`, `DROP TABLE blocks`,
+		`DROP TABLE resolutions`, `DROP TABLE rules`, `DROP TABLE placeholders`, `DROP TABLE placeholder_list`,
+		`DROP INDEX conflicts_other_host`, `DROP INDEX hosts_copy_of`,
+		`ALTER TABLE conflicts DROP COLUMN other_host`, `ALTER TABLE conflicts DROP COLUMN resolution`, `ALTER TABLE conflicts DROP COLUMN held`, `ALTER TABLE conflicts DROP COLUMN proposal`,
+		`ALTER TABLE hosts DROP COLUMN home`, `ALTER TABLE hosts DROP COLUMN keeper`, `ALTER TABLE hosts DROP COLUMN waiting`, `ALTER TABLE hosts DROP COLUMN facts`,
+		`ALTER TABLE hosts DROP COLUMN seen`, `ALTER TABLE hosts DROP COLUMN heard`, `ALTER TABLE hosts DROP COLUMN since`,
+		`ALTER TABLE assets DROP COLUMN keep_host`, `ALTER TABLE branches DROP COLUMN facts`, `ALTER TABLE tokens DROP COLUMN order_id`,
+		`DELETE FROM goose_db_version WHERE version_id = 4`,
+	} {
+		if _, err := m.writer.Exec(q); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+	must(t, m.Close())
+	reg, err := Open(t.Context(), m.dsn, Options{Key: m.key, Now: m.clock})
+	must(t, err)
+	t.Cleanup(func() { reg.Close() })
+	m.Registry = reg
+	expect(t, "the asset", m.asset(old.report.HostID), was)
+	expect(t, "conflicts", m.conflictKinds(), []string{"observed"})
+	p.checkIn()
+	expect(t, "the asset", m.asset(old.report.HostID).HostIDs, was.HostIDs)
+	expect(t, "facts", m.asset(old.report.HostID).Facts, was.Facts)
+	other.report.Observations = nil
+	expect(t, "provisional", other.checkIn().Provisional, true)
 }

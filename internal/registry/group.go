@@ -47,18 +47,19 @@ type host struct {
 	heard    time.Time // when it last presented itself
 	since    time.Time // from when it was heard without three intervals of silence
 	enrolled int64
+	last     time.Time // its last check-in, presented or not
 }
 
-const hostColumns = `SELECT host_id, asset_id, home, key, proof_key, keeper, waiting, facts, seen, heard, since, COALESCE(enrolled, 0) FROM hosts `
+const hostColumns = `SELECT host_id, asset_id, home, key, proof_key, keeper, waiting, facts, seen, heard, since, COALESCE(enrolled, 0), last_checkin FROM hosts `
 
 func scanHost(scan func(...any) error) (h host, err error) {
 	var id, factsText, seenText string
-	var keeper, waiting, heard, since sql.NullInt64
-	err = scan(&id, &h.asset, &h.home, (*[]byte)(&h.key), (*[]byte)(&h.proofKey), &keeper, &waiting, &factsText, &seenText, &heard, &since, &h.enrolled)
+	var keeper, waiting, heard, since, last sql.NullInt64
+	err = scan(&id, &h.asset, &h.home, (*[]byte)(&h.key), (*[]byte)(&h.proofKey), &keeper, &waiting, &factsText, &seenText, &heard, &since, &h.enrolled, &last)
 	if err != nil {
 		return h, err
 	}
-	h.keeper, h.waiting, h.heard, h.since = keeper.Int64, waiting.Int64, fromNullTime(heard), fromNullTime(since)
+	h.keeper, h.waiting, h.heard, h.since, h.last = keeper.Int64, waiting.Int64, fromNullTime(heard), fromNullTime(since), fromNullTime(last)
 	if err := decodeText("facts of host ID "+id, factsText, &h.facts); err != nil {
 		return h, err
 	}
@@ -78,8 +79,8 @@ func (t *transaction) host(id hostid.ID) (h host, known bool, err error) {
 }
 
 func (t *transaction) saveHost(h host) error {
-	_, err := t.exec(`UPDATE hosts SET keeper = $1, waiting = $2, facts = $3, seen = $4, heard = $5, since = $6 WHERE host_id = $7`,
-		nullID(h.keeper), nullID(h.waiting), toJSON(h.facts), toJSON(h.seen), nullTime(h.heard), nullTime(h.since), h.id.String())
+	_, err := t.exec(`UPDATE hosts SET keeper = $1, waiting = $2, facts = $3, seen = $4, heard = $5, since = $6, last_checkin = $7 WHERE host_id = $8`,
+		nullID(h.keeper), nullID(h.waiting), toJSON(h.facts), toJSON(h.seen), nullTime(h.heard), nullTime(h.since), nullTime(h.last), h.id.String())
 	return err
 }
 

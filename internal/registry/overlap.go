@@ -91,23 +91,16 @@ func (t *transaction) span(v checkin.VerifiedReport, h host, e epoch, p placemen
 	return err
 }
 
-const intervalColumns = `SELECT i.id, i.epoch_id, i.branch_id, e.host_id, e.epoch, i.run, i.began, i.last, i.reports, e.began_by, h.home,
-	(SELECT facts FROM branches b WHERE b.id = i.branch_id)
-	FROM intervals i JOIN epochs e ON e.id = i.epoch_id JOIN hosts h ON h.host_id = e.host_id `
+const intervalColumns = `SELECT i.id, i.epoch_id, i.branch_id, e.host_id, e.epoch, i.run, i.began, i.last, i.reports, e.began_by, h.home FROM intervals i JOIN epochs e ON e.id = i.epoch_id JOIN hosts h ON h.host_id = e.host_id `
 
 func scanInterval(scan func(...any) error) (i interval, err error) {
 	var began, last int64
-	var host, said string
-	err = scan(&i.id, &i.epoch, &i.branch, &host, &i.token, &i.run, &began, &last, &i.reports, (*string)(&i.by), &i.home, &said)
+	var host string
+	err = scan(&i.id, &i.epoch, &i.branch, &host, &i.token, &i.run, &began, &last, &i.reports, (*string)(&i.by), &i.home)
 	if err != nil {
 		return i, err
 	}
 	i.began, i.last = fromMillis(began), fromMillis(last)
-	if said != "" {
-		if err := decodeText(fmt.Sprint("facts of branch ", i.branch), said, &i.facts); err != nil {
-			return i, err
-		}
-	}
 	i.host, err = hostid.ParseID(host)
 	return i, err
 }
@@ -136,11 +129,17 @@ func (t *transaction) overlaps(b branch, h host) error {
 	if err != nil {
 		return err
 	}
+	if m.facts, err = t.saidBy(m.branch); err != nil {
+		return err
+	}
 	done := map[int64]bool{}
 	for _, o := range others {
 		side := sideBySide{m, o, later(m.began, o.began), earlier(m.last, o.last)}
 		if side.to.Sub(side.from) <= slack || done[o.branch] || silenced[o.branch] {
 			continue
+		}
+		if side.o.facts, err = t.saidBy(o.branch); err != nil {
+			return err
 		}
 		// Who is ordered to go, or went after that, has been decided about. Whoever has less of a claim than he goes too.
 		if end, ordered := gone[m.branch]; ordered && (end.IsZero() || !m.last.After(end)) {
@@ -181,6 +180,15 @@ func (t *transaction) overlaps(b branch, h host) error {
 		}
 	}
 	return nil
+}
+
+// saidBy are the facts of a line's latest full report.
+func (t *transaction) saidBy(line int64) (f facts, err error) {
+	var said string
+	if _, err := t.get(`SELECT facts FROM branches WHERE id = $1`, []any{line}, []any{&said}); err != nil || said == "" {
+		return f, err
+	}
+	return f, decodeText(fmt.Sprint("facts of branch ", line), said, &f)
 }
 
 // ordersByItself are the reasons that suffice for an order; all others are an operator's.

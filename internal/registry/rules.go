@@ -223,15 +223,9 @@ func (t *transaction) judgeOtherBoard(c conflictRow) (verb Verb, why string, err
 		return "", "other-board-live", err
 	}
 	line := lines[len(lines)-1]
-	var said string
-	if _, err := t.get(`SELECT facts FROM branches WHERE id = $1`, []any{line}, []any{&said}); err != nil {
+	there, err := t.saidBy(line)
+	if err != nil {
 		return "", "", err
-	}
-	var there facts
-	if said != "" {
-		if err := decodeText("facts of a branch", said, &there); err != nil {
-			return "", "", err
-		}
 	}
 	known, is := t.evidence(h.facts), t.evidence(there)
 	sameCase, otherCase := false, false

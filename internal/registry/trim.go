@@ -3,6 +3,8 @@ package registry
 import (
 	"context"
 	"time"
+
+	"samehost/internal/hostid"
 )
 
 // How long accepted reports are kept, except each branch's last, which stays. A thousand PCs make about 100,000
@@ -45,6 +47,34 @@ func (r *Registry) Trim(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+		}
+	}
+	return r.decide(ctx, (*transaction).trimLines)
+}
+
+// trimLines lets go of lines that were not heard for so long that nobody will carry anything out for them any more: their
+// demands end, and conflicts that nothing else holds open are closed.
+func (t *transaction) trimLines() error {
+	old := millis(t.now.Add(-keepReport))
+	demands, err := collect(t, scanDemand, demandColumns+` FROM demands d JOIN branches b ON b.id = d.branch_id WHERE d.ended IS NULL AND b.last_received < $1 ORDER BY d.id LIMIT $2`,
+		old, trimAtOnce)
+	if err != nil {
+		return err
+	}
+	for _, d := range demands {
+		if err := t.endDemand(d, demandGone, hostid.ID{}); err != nil {
+			return err
+		}
+	}
+	lines, err := collect(t, func(scan func(...any) error) (id int64, err error) { return id, scan(&id) },
+		`SELECT DISTINCT l.branch_id FROM conflict_lines l JOIN conflicts c ON c.id = l.conflict_id JOIN branches b ON b.id = l.branch_id
+		WHERE c.closed IS NULL AND c.resolution IS NOT NULL AND l.left_at IS NULL AND b.last_received < $1 ORDER BY l.branch_id LIMIT $2`, old, trimAtOnce)
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		if err := t.settleLine(0, l); err != nil {
+			return err
 		}
 	}
 	return nil
