@@ -524,3 +524,67 @@ func TestTablesOfTheReleaseBefore(t *testing.T) {
 	other.report.Observations = nil
 	expect(t, "provisional", other.checkIn().Provisional, true)
 }
+
+// Who knows the ID of an order cannot acknowledge it for whom it is meant.
+func TestForgedAcknowledgements(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p, twin, early := newPC(m, "alpha"), newPC(m, "twin"), newPC(m, "early")
+	p.checkIn()
+	early.checkIn()
+	m.pass(time.Minute)
+	twin.report.HostID = p.report.HostID
+	order := twin.checkIn().Orders[0]
+	forge := func(q *pc, copyOf hostid.ID) {
+		t.Helper()
+		q.report.Done, q.report.CopyOf = []string{order.ID}, copyOf
+		q.checkIn()
+		expect(t, "the order", twin.checkIn().Orders, []checkin.Order{order})
+	}
+	forge(newPC(m, "no lineage"), hostid.ID{})
+	forge(newPC(m, "another lineage"), early.report.HostID)
+	forge(early, p.report.HostID) // enrolled before the order
+	forge(p, hostid.ID{})
+	m.onlyConflict("other-key")
+}
+
+// Who restored its host ID from memory on the board is not ordered away by who did not.
+func TestRestoredIsNotOrderedAway(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	m.round(p)
+	q := p.clone()
+	q.report.Facts, q.report.Names.Host = board("beta"), "beta"
+	q.begin(checkin.EpochRestore)
+	id := p.report.HostID
+	for range 4 {
+		m.round(p, q)
+	}
+	expect(t, "host IDs", []hostid.ID{p.report.HostID, q.report.HostID}, []hostid.ID{id, id})
+	expect(t, "conflicts", m.conflictKinds(), []string{"other-board", "overlap"})
+	expect(t, "proposal", m.open()[1].Proposal, Proposal{Why: "overlap-restored"})
+}
+
+// What an operator undid, no rule does again: the copy has its host ID back, and keeps it.
+func TestUndoneRuleIsHeld(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	original, all := fleet(m, 1, onlyDisk)
+	q, id := all[1], original.report.HostID
+	for range 4 {
+		m.round(all...)
+	}
+	if q.report.HostID == id {
+		t.Fatal("the copy was not ordered away")
+	}
+	closed, err := m.ClosedConflicts(t.Context(), 1)
+	must(t, err)
+	expect(t, "why", closed[0].Proposal.Why, "overlap-disk")
+	must(t, m.Undo(t.Context(), closed[0].Decided[0].ID, "bob"))
+	for range 6 {
+		m.round(all...)
+	}
+	expect(t, "host ID", q.report.HostID, id)
+	expect(t, "status", m.onlyConflict("overlap").Status, Waiting)
+}
