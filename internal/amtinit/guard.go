@@ -105,6 +105,7 @@ func (g *guard) leave(p *pass, refused bool) {
 	}
 	if p.holds {
 		p.timer.Stop()
+		p.holds = false // a timer that has just run out finds nothing to give back
 	} else {
 		g.inside++ // its patience had run out
 	}
