@@ -324,11 +324,11 @@ func TestCopiesSettle(t *testing.T) {
 		last   bool // the original comes last
 		copies int
 	}{
-		"boards":                         {distinct, false, 50},
+		"boards":                         {distinct, false, manyCopies},
 		"boards, original last":          {distinct, true, 9},
 		"boards, disks not told":         {func(i int) hardware.Facts { f := distinct(i); f.Disks = nil; return f }, true, 9},
 		"placeholders and disks":         {func(i int) hardware.Facts { return onlyDisk(i) }, false, 9},
-		"placeholders and disks, last":   {func(i int) hardware.Facts { return onlyDisk(i) }, true, 20},
+		"placeholders and disks, last":   {func(i int) hardware.Facts { return onlyDisk(i) }, true, manyCopies / 2},
 		"nothing at all, original first": {func(int) hardware.Facts { return hardware.Facts{SystemUUID: strings.Repeat("f", 32)} }, false, 9},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -383,7 +383,7 @@ func TestSharedUnlistedValues(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
 	const uuid, serial = "4c4c4544-0031-4a10-8042-b4c04f5a3131", "MODEL 7"
-	original, all := fleet(m, 19, func(i int) hardware.Facts {
+	original, all := fleet(m, manyCopies/2, func(i int) hardware.Facts {
 		f := onlyDisk(i)
 		f.SystemUUID, f.BoardSerial = uuid, serial
 		return f
@@ -414,7 +414,7 @@ func TestSharedUnlistedValues(t *testing.T) {
 	for range 3 {
 		m.round(all...)
 	}
-	expect(t, "assets", m.assetCount(), 20)
+	expect(t, "assets", m.assetCount(), manyCopies/2+1)
 	expect(t, "conflicts", m.conflictKinds(), nil)
 	expect(t, "the original's host ID", original.report.HostID, id)
 }

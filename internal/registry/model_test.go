@@ -18,7 +18,7 @@ import (
 
 // TestMain bounds the model test: one run of it is fifty check-ins, each durable. -rapid.checks overrides it.
 func TestMain(m *testing.M) {
-	flag.Set("rapid.checks", "25")
+	flag.Set("rapid.checks", modelChecks)
 	os.Exit(m.Run())
 }
 

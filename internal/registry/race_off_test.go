@@ -1,0 +1,8 @@
+//go:build !race
+
+package registry
+
+const (
+	modelChecks = "25"
+	manyCopies  = 50
+)
