@@ -36,9 +36,10 @@ const ready = 30 * time.Second
 
 // Stage is a set of programs that run together, with a folder of their own.
 type Stage struct {
-	Dir string // everything is written below it
-	Bin string // where the programs are
-	Net int    // third octet of the simulated PCs' addresses, so that stages do not meet
+	Dir string   // everything is written below it
+	Bin string   // where the programs are
+	Net int      // third octet of the simulated PCs' addresses, so that stages do not meet
+	Env []string // set for every program, beside the caller's environment
 
 	mu      sync.Mutex
 	running []*Process
@@ -64,7 +65,7 @@ func (s *Stage) Start(program string, args ...string) (*Process, error) {
 	p := &Process{cmd: exec.Command(filepath.Join(s.Bin, program), args...), log: log, done: make(chan struct{})}
 	p.cmd.Dir = s.Dir
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.Env = environment()
+	p.cmd.Env = append(environment(), s.Env...)
 	if err := p.cmd.Start(); err != nil {
 		log.Close()
 		return nil, err
@@ -172,7 +173,7 @@ func (s *Stage) Run(program string, args ...string) (Result, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, program), args...)
 	cmd.Dir = s.Dir
-	cmd.Env = environment()
+	cmd.Env = append(environment(), s.Env...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()
@@ -226,6 +227,9 @@ func (s *Stage) NetworkAddress(i int) string { return s.network(i) }
 
 func (s *Stage) network(i int) string { return fmt.Sprintf("127.116.%d.%d", s.Net, i) }
 func (s *Stage) local(i int) string   { return fmt.Sprintf("127.117.%d.%d", s.Net, i) }
+
+// Service is an address of the stage's own for a test that serves something itself.
+func (s *Stage) Service() string { return s.service(3) }
 
 // service is an address of the stage's own for the i-th program that serves. A free port of 127.0.0.1 would not do: until
 // the program listens on it, any connection that is made on this machine may take it.
@@ -352,6 +356,7 @@ func (m *Manager) Command(args ...string) (Result, error) {
 type Asset struct {
 	HostID      string   `json:"host_id"`
 	HostIDs     []string `json:"host_ids"`
+	Conflicts   int      `json:"conflicts"`
 	Name        string   `json:"name"`
 	State       string   `json:"state"`
 	Initialized any      `json:"initialized"`
@@ -381,14 +386,20 @@ func (m *Manager) Dcmamtin(args ...string) (Result, error) {
 	return m.stage.Run("dcmamtin", append(args, "--config", m.Config)...)
 }
 
-// PC is a simulated PC: hardware, a disk, and the client's configuration. The disk is DataDir.
+// PC is a simulated PC: hardware, a disk, and the client's configuration. Its exported fields may be changed, to swap a
+// board or to start from another disk; Configure and WriteHardware make it so.
 type PC struct {
 	stage    *Stage
 	I        int // from 1
 	Config   string
-	DataDir  string
 	Hardware Hardware
 	hardware string
+
+	DataDir      string // the disk
+	Firmware     int    // the board's AMT, as amtsim counts; 0: the client has no [amt] table
+	HigherSystem string // ADDRESS:PORT
+	CAFile       string
+	TokenFile    string
 }
 
 // Hardware is what the client finds out about its PC.
@@ -424,25 +435,43 @@ func (m *Manager) PC(i int) (*PC, error) {
 		return nil, err
 	}
 	pc := &PC{stage: s, I: i, Config: filepath.Join(dir, "client.toml"), DataDir: filepath.Join(dir, "disk"), hardware: filepath.Join(dir, "hardware.json"),
+		Firmware: i, HigherSystem: m.Listen, CAFile: m.CAFile, TokenFile: m.TokenFile,
 		Hardware: Hardware{
-			SystemUUID:    fmt.Sprintf("4c4c4544-00%02x-4d10-80%02x-b4c04f5a31%02x", s.Net, i, i),
+			SystemUUID:    fmt.Sprintf("4c4c4544-00%02x-4d10-80%02x-b4c04f5a31%02x", s.Net, i%256, i%256),
 			SystemSerial:  fmt.Sprintf("SYS%03d%03d", s.Net, i),
 			BoardSerial:   fmt.Sprintf("BRD%03d%03d", s.Net, i),
 			ChassisSerial: fmt.Sprintf("CHS%03d%03d", s.Net, i),
 			Disks:         []Disk{{fmt.Sprintf("DSK%03d%03dA", s.Net, i), true}},
-			NICs:          []NIC{{fmt.Sprintf("00-1B-21-%02X-00-%02X", s.Net, i), true, true}},
+			NICs:          []NIC{{fmt.Sprintf("00-1B-21-%02X-%02X-%02X", s.Net, i/256, i%256), true, true}},
 			SMBIOSAMT:     true,
 		}}
-	password := filepath.Join(dir, "amt-password")
-	if err := os.WriteFile(password, []byte(Password+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(pc.amtPassword(), []byte(Password+"\n"), 0o600); err != nil {
 		return nil, err
 	}
-	config := fmt.Sprintf("data_dir = %q\nhigher_system = \"https://%s\"\nca_file = %q\nenrolment_token_file = %q\nrestore_wait = \"1s\"\n\n[amt]\nurl = \"http://%s:16992\"\nuser = %q\npassword_file = %q\n\n[hardware]\nfile = %q\n",
-		pc.DataDir, m.Listen, m.CAFile, m.TokenFile, s.local(i), User, password, pc.hardware)
-	if err := os.WriteFile(pc.Config, []byte(config), 0o600); err != nil {
-		return nil, err
+	return pc, errors.Join(pc.Configure(), pc.WriteHardware())
+}
+
+func (pc *PC) amtPassword() string { return filepath.Join(filepath.Dir(pc.Config), "amt-password") }
+
+// Configure writes the client's configuration.
+func (pc *PC) Configure() error {
+	config := fmt.Sprintf("data_dir = %q\nhigher_system = \"https://%s\"\nca_file = %q\nenrolment_token_file = %q\nrestore_wait = \"1s\"\n\n[hardware]\nfile = %q\n",
+		pc.DataDir, pc.HigherSystem, pc.CAFile, pc.TokenFile, pc.hardware)
+	if pc.Firmware != 0 {
+		config += fmt.Sprintf("\n[amt]\nurl = \"http://%s:16992\"\nuser = %q\npassword_file = %q\n", pc.stage.local(pc.Firmware), User, pc.amtPassword())
 	}
-	return pc, pc.WriteHardware()
+	return os.WriteFile(pc.Config, []byte(config), 0o600)
+}
+
+// CopyDisk makes the PC's disk a copy of that of another PC, as an imaging tool does.
+func (pc *PC) CopyDisk(from *PC) error {
+	if err := os.RemoveAll(pc.DataDir); err != nil {
+		return err
+	}
+	if out, err := exec.Command("cp", "-a", from.DataDir, pc.DataDir).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy %s: %w: %s", from.DataDir, err, out)
+	}
+	return nil
 }
 
 // WriteHardware makes the PC's hardware what pc.Hardware says.
