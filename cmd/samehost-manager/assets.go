@@ -138,13 +138,18 @@ func (c *assetCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return err
 		}
+		orders, err := reg.OrdersOf(ctx, c.HostID.ID)
+		if err != nil {
+			return err
+		}
 		if p.json {
 			return p.printJSON(struct {
 				registry.AssetDetail
-				History []told `json:"history"`
-			}{a, tell(events, c.Lang)})
+				Orders  []registry.Order `json:"orders"`
+				History []manager.Event  `json:"history"`
+			}{a, append([]registry.Order{}, orders...), manager.Events(events, registry.Language(c.Lang))})
 		}
-		p.printAsset(a, events[max(0, len(events)-5):], registry.Language(c.Lang))
+		p.printAsset(a, orders, events[max(0, len(events)-5):], registry.Language(c.Lang))
 		return nil
 	})
 }
@@ -156,7 +161,7 @@ func unknownHost(err error) error {
 	return err
 }
 
-func (p *program) printAsset(a registry.AssetDetail, last []registry.Event, lang registry.Language) {
+func (p *program) printAsset(a registry.AssetDetail, orders []registry.Order, last []registry.Event, lang registry.Language) {
 	row := func(name, value string) {
 		if value != "" {
 			p.paragraph(fit(name, 16), value)
@@ -221,10 +226,17 @@ func (p *program) printAsset(a registry.AssetDetail, last []registry.Event, lang
 		if h.CopyOf != "" {
 			text += ", copy of " + h.CopyOf
 		}
+		if h.Blocked {
+			text += ", blocked"
+		}
 		row("had host ID", text)
 	}
 	for _, c := range a.Open {
 		row(fmt.Sprint("conflict ", c.ID), c.Sentence(lang))
+	}
+	for _, o := range orders {
+		row("order", o.Sentence(lang))
+		p.paragraph(fit("", 16), orderState(o, lang))
 	}
 	for _, e := range last {
 		p.paragraph(when(e.At)+"  ", e.Sentence(lang))

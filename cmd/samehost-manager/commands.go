@@ -186,20 +186,6 @@ type historyCmd struct {
 	Lang   string   `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the sentences: en or ja."`
 }
 
-// told is an event with its sentence.
-type told struct {
-	registry.Event
-	Sentence string `json:"sentence"`
-}
-
-func tell(events []registry.Event, lang string) []told {
-	list := []told{}
-	for _, e := range events {
-		list = append(list, told{e, e.Sentence(registry.Language(lang))})
-	}
-	return list
-}
-
 func (c *historyCmd) Run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
 		var events []registry.Event
@@ -212,7 +198,7 @@ func (c *historyCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return unknownHost(err)
 		}
-		for _, e := range tell(events, c.Lang) {
+		for _, e := range manager.Events(events, registry.Language(c.Lang)) {
 			if p.json {
 				if err := p.printJSON(e); err != nil {
 					return err
@@ -220,38 +206,6 @@ func (c *historyCmd) Run(ctx context.Context, p *program) error {
 				continue
 			}
 			p.paragraph(when(e.At)+"  ", e.Sentence)
-		}
-		return nil
-	})
-}
-
-type conflictsCmd struct {
-	List conflictsListCmd `cmd:"" help:"List the open conflicts." example:"conflicts list; conflicts list --lang ja"`
-}
-
-type conflictsListCmd struct {
-	Lang string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the sentences: en or ja."`
-}
-
-func (c *conflictsListCmd) Run(ctx context.Context, p *program) error {
-	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		conflicts, err := reg.Conflicts(ctx)
-		if err != nil {
-			return err
-		}
-		for _, k := range conflicts {
-			text := k.Sentence(registry.Language(c.Lang))
-			if p.json {
-				err := p.printJSON(struct {
-					registry.Conflict
-					Sentence string `json:"sentence"`
-				}{k, text})
-				if err != nil {
-					return err
-				}
-				continue
-			}
-			p.paragraph(fmt.Sprintf("%4d  %s  ", k.ID, when(k.Opened)), text)
 		}
 		return nil
 	})

@@ -54,7 +54,7 @@ type cli struct {
 	Assets    assetsCmd    `cmd:"" help:"List the assets." example:"assets --not-initialized; assets --json"`
 	Asset     assetCmd     `cmd:"" help:"Show one asset by any host ID that it had." example:"asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0; asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --json"`
 	History   historyCmd   `cmd:"" help:"Tell every decision about identity." example:"history --lang ja; history 0f1e2d3c4b5a69788796a5b4c3d2e1f0"`
-	Conflicts conflictsCmd `cmd:"" help:"Conflicts that nobody has decided: list." example:"conflicts list; conflicts list --lang ja"`
+	Conflicts conflictsCmd `cmd:"" help:"Conflicts about identity: list, show, resolve, undo." example:"conflicts list; conflicts resolve 3 merge --dry-run"`
 	Sysconfig sysconfigCmd `cmd:"" help:"System configuration information file: export." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
 	Backup    backupCmd    `cmd:"" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar; backup samehost.tar --config /var/lib/samehost/manager.toml"`
 }

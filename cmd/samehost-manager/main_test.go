@@ -160,6 +160,7 @@ type pc struct {
 	report checkin.Report
 	client *checkin.Client
 	token  checkin.EnrolmentToken
+	orders []checkin.Order // of the last reply
 }
 
 func newPC(name, address, caFile, token string) (*pc, error) {
@@ -196,7 +197,8 @@ func (p *pc) next() (checkin.SignedReport, error) {
 }
 
 // checkin PC [FIELD=VALUE...]: PC reports to ADDRESS under TOKEN; it is made when first named, and its host ID is
-// put into the variable ID_PC. Fields: name (Go-quoted), amt, epoch=new, board. A refusal is an error.
+// put into the variable ID_PC. Fields: name (Go-quoted), amt, epoch=new, board, board=PC (that PC's facts), done=all (every
+// order of the last reply). A refusal is an error.
 func checkIn(ts *testscript.TestScript, neg bool, args []string) {
 	pcs := ts.Value("pcs").(map[string]*pc)
 	p := pcs[args[0]]
@@ -220,7 +222,16 @@ func checkIn(ts *testscript.TestScript, neg bool, args []string) {
 		case "epoch":
 			p.report.Epoch, p.report.Run, p.report.Previous = checkin.NewToken(), checkin.NewToken(), checkin.Digest{}
 			p.report.EpochBy = checkin.EpochRestore
+		case "done":
+			p.report.Done = nil
+			for _, o := range p.orders {
+				p.report.Done = append(p.report.Done, o.ID)
+			}
 		case "board":
+			if other := pcs[value]; other != nil {
+				p.report.Facts = other.report.Facts
+				break
+			}
 			p.report.Facts.BoardSerial, p.report.Facts.SystemSerial = value, value
 			p.report.Facts.NICs = nil
 		default:
@@ -231,7 +242,8 @@ func checkIn(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	_, err = p.client.CheckIn(ctx, s)
+	reply, err := p.client.CheckIn(ctx, s)
+	p.orders, p.report.Done = reply.Orders, nil
 	if neg {
 		if !errors.Is(err, checkin.ErrRefused) {
 			ts.Fatalf("got %v, want a refusal", err)

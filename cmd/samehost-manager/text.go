@@ -91,9 +91,10 @@ type column struct {
 	width int
 }
 
-// table prints rows of cells.
+// table prints rows of cells. A cell that is too wide is cut, or with wraps goes on in further lines.
 type table struct {
 	columns []column
+	wraps   bool
 	rows    [][]string
 	notes   map[int]string // by row
 }
@@ -117,6 +118,26 @@ func (t *table) print(w io.Writer) {
 		}
 		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
 	}
+	whole := line
+	if t.wraps {
+		whole = func(cells []string) {
+			lines := make([][]string, len(cells))
+			most := 0
+			for i, c := range t.columns {
+				lines[i] = wrap(shown(cells[i]), c.width)
+				most = max(most, len(lines[i]))
+			}
+			for n := range most {
+				part := make([]string, len(cells))
+				for i := range lines {
+					if n < len(lines[i]) {
+						part[i] = lines[i][n]
+					}
+				}
+				line(part)
+			}
+		}
+	}
 	heads := make([]string, len(t.columns))
 	for i, c := range t.columns {
 		heads[i] = c.head
@@ -126,7 +147,7 @@ func (t *table) print(w io.Writer) {
 	}
 	line(heads)
 	for i, r := range t.rows {
-		line(r)
+		whole(r)
 		if note, ok := t.notes[i]; ok {
 			const indent = "    "
 			for _, l := range wrap(shown(note), screen-len(indent)) {
