@@ -493,6 +493,26 @@ func (pc *PC) DiskFailure() error {
 	return os.RemoveAll(pc.DataDir)
 }
 
+// Format takes away all that was on the disk, as reinstalling the operating system does.
+func (pc *PC) Format() error { return os.RemoveAll(pc.DataDir) }
+
+// UntilServing waits until the service answers `checkin`, after its own first check-in.
+func (pc *PC) UntilServing() error {
+	deadline := time.Now().Add(ready)
+	for {
+		// The service writes the file before that check-in, and answers after it.
+		_, err := os.Stat(filepath.Join(pc.DataDir, "control.json"))
+		if err == nil {
+			_, err = pc.CheckIn()
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waited %v for the service of PC %d: %w", ready, pc.I, err)
+		}
+		time.Sleep(10 * time.Millisecond) // a poll of another process's state
+	}
+}
+
 // Identity is what `install --json` and `status --json` print.
 type Identity struct {
 	HostID      string       `json:"host_id"`
