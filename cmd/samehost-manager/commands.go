@@ -111,7 +111,7 @@ func (c *tokenCreateCmd) Run(ctx context.Context, p *program) error {
 		if c.Expires > 0 {
 			expires = time.Now().Add(c.Expires)
 		}
-		tok, err := reg.CreateToken(ctx, expires, c.Note)
+		tok, err := reg.CreateToken(ctx, expires, c.Note, systemUser())
 		if err != nil {
 			return err
 		}
@@ -166,7 +166,7 @@ type tokenRevokeCmd struct {
 func (c *tokenRevokeCmd) Run(ctx context.Context, p *program) error {
 	id := c.ID
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		err := reg.RevokeToken(ctx, id)
+		err := reg.RevokeToken(ctx, id, systemUser())
 		if errors.Is(err, registry.ErrUnknown) { // it may be a whole token: not repeated
 			return errors.New("there is no such token: samehost-manager token list shows those there are")
 		}

@@ -484,7 +484,7 @@ func TestInitKeepsSecrets(t *testing.T) {
 	reg, err := manager.OpenRegistry(t.Context(), dir, "sqlite:"+filepath.Join(dir, "samehost.db"))
 	must(t, err)
 	defer reg.Close()
-	other, err := reg.CreateToken(t.Context(), time.Time{}, "")
+	other, err := reg.CreateToken(t.Context(), time.Time{}, "", "")
 	must(t, err)
 	if other.Manager != tok.Manager {
 		t.Errorf("tokens of one manager name %s and %s", other.Manager, tok.Manager)

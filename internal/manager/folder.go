@@ -155,7 +155,7 @@ func fill(ctx context.Context, tmp, dir, listen string, names []string) (token s
 	if err := reg.CreateAdministrator(ctx, Administrator, password); err != nil {
 		return "", err
 	}
-	tok, err := reg.CreateToken(ctx, time.Time{}, "made by init")
+	tok, err := reg.CreateToken(ctx, time.Time{}, "made by init", "")
 	if err != nil {
 		return "", err
 	}

@@ -71,7 +71,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("left behind: %s", got)
 	}
 	fill(0)
-	if _, err := reg.CreateToken(t.Context(), time.Time{}, ""); err == nil || !strings.HasSuffix(WithRemedy(err).Error(), "; make room on that disk, then do this again") {
+	if _, err := reg.CreateToken(t.Context(), time.Time{}, "", ""); err == nil || !strings.HasSuffix(WithRemedy(err).Error(), "; make room on that disk, then do this again") {
 		t.Errorf("a token: %v", err)
 	}
 	must(t, os.Remove(filler))

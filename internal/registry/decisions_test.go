@@ -180,7 +180,7 @@ func TestOtherKeyTakesANewID(t *testing.T) {
 	expect(t, "status", c.Status, Ordered)
 	expect(t, "proposal", c.Proposal.Sentence(English), "They are two PCs. Whoever has another key proves nothing by the host ID; it takes one of its own.")
 
-	must(t, m.RevokeToken(t.Context(), m.token.ID)) // the order's own token serves
+	must(t, m.RevokeToken(t.Context(), m.token.ID, "")) // the order's own token serves
 	twin.obey(reply)
 	expect(t, "orders", twin.checkIn().Orders, nil)
 	expect(t, "conflicts", m.conflictKinds(), nil)

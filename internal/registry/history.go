@@ -101,6 +101,21 @@ var sentences = map[string]struct{ en, ja string }{
 	"token-revoked": {
 		"Enrolment token {token} was revoked.",
 		"登録トークン {token} を失効させました。"},
+	"token-created-by": {
+		"{who} made enrolment token {token}.",
+		"{who} が登録トークン {token} を作成しました。"},
+	"token-revoked-by": {
+		"{who} revoked enrolment token {token}.",
+		"{who} が登録トークン {token} を失効させました。"},
+	"administrator-added": {
+		"{who} made {name} an administrator.",
+		"{who} が管理者 {name} を追加しました。"},
+	"administrator-removed": {
+		"{who} removed the administrator {name}.",
+		"{who} が管理者 {name} を削除しました。"},
+	"administrator-password": {
+		"{who} changed the password of the administrator {name}.",
+		"{who} が管理者 {name} のパスワードを変更しました。"},
 	"sysconfig-imported": {
 		"{user} imported the system configuration information file {file}: {added} hosts are new, {changed} changed, {unchanged} were known.",
 		"{user} がシステム構成情報ファイル {file} を取り込みました。追加 {added} 台、変更 {changed} 台、変更なし {unchanged} 台です。"},

@@ -63,7 +63,7 @@ func newManager(t testing.TB) *manager {
 	must(t, err)
 	t.Cleanup(func() { reg.Close() })
 	m.Registry = reg
-	if m.token, err = reg.CreateToken(t.Context(), time.Time{}, ""); err != nil {
+	if m.token, err = reg.CreateToken(t.Context(), time.Time{}, "", ""); err != nil {
 		t.Fatal(err)
 	}
 	return m
@@ -353,12 +353,12 @@ func TestRefusals(t *testing.T) {
 		"no token":      {func(m *manager, p *pc) { p.enrol = nil }, checkin.NeedsEnrolment},
 		"unknown token": {func(m *manager, p *pc) { tok := checkin.NewEnrolmentToken(m.audience); p.enrol = &tok }, checkin.BadToken},
 		"wrong secret":  {func(m *manager, p *pc) { tok := m.token; tok.Secret[0] ^= 1; p.enrol = &tok }, checkin.BadToken},
-		"revoked":       {func(m *manager, p *pc) { must(m.t, m.RevokeToken(ctx, m.token.ID)) }, checkin.BadToken},
+		"revoked":       {func(m *manager, p *pc) { must(m.t, m.RevokeToken(ctx, m.token.ID, "")) }, checkin.BadToken},
 		"other audience": {func(m *manager, p *pc) {
 			p.report.Audience = checkin.FingerprintOf(p.seed.SigningKey().Public().(ed25519.PublicKey))
 		}, checkin.WrongAudience},
 		"expired": {func(m *manager, p *pc) {
-			tok, err := m.CreateToken(ctx, testEpoch.Add(time.Hour), "")
+			tok, err := m.CreateToken(ctx, testEpoch.Add(time.Hour), "", "")
 			must(m.t, err)
 			m.pass(time.Hour)
 			p.enrol = &tok

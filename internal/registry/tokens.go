@@ -41,8 +41,8 @@ func (t Token) State(now time.Time) string {
 }
 
 // CreateToken makes an enrolment token. It is shown once: only what is needed to check it is kept. expires zero:
-// never; note is for people.
-func (r *Registry) CreateToken(ctx context.Context, expires time.Time, note string) (checkin.EnrolmentToken, error) {
+// never; note is for people; who makes it is told in the history, "" for the manager itself.
+func (r *Registry) CreateToken(ctx context.Context, expires time.Time, note, who string) (checkin.EnrolmentToken, error) {
 	if r.key == nil {
 		return checkin.EnrolmentToken{}, errors.New("the registry was opened without the manager's key")
 	}
@@ -54,14 +54,14 @@ func (r *Registry) CreateToken(ctx context.Context, expires time.Time, note stri
 		if err != nil {
 			return err
 		}
-		return t.record(hostid.ID{}, "token-created", map[string]any{"token": tok.ID, "note": note})
+		return t.record(hostid.ID{}, byWhom("token-created", who), map[string]any{"token": tok.ID, "note": note, "who": who})
 	})
 	return tok, err
 }
 
 // RevokeToken ends a token: it enrols nobody any more. Hosts that it enrolled stay. Revoking twice is no error;
-// an ID that is no token's is ErrUnknown.
-func (r *Registry) RevokeToken(ctx context.Context, id string) error {
+// an ID that is no token's is ErrUnknown. who revokes it is told in the history.
+func (r *Registry) RevokeToken(ctx context.Context, id, who string) error {
 	return r.write(ctx, func(t *transaction) error {
 		n, err := t.exec(`UPDATE tokens SET revoked = $1 WHERE id = $2 AND revoked IS NULL AND order_id = ''`, millis(t.now), id)
 		if err != nil {
@@ -74,8 +74,16 @@ func (r *Registry) RevokeToken(ctx context.Context, id string) error {
 			}
 			return err
 		}
-		return t.record(hostid.ID{}, "token-revoked", map[string]any{"token": id})
+		return t.record(hostid.ID{}, byWhom("token-revoked", who), map[string]any{"token": id, "who": who})
 	})
+}
+
+// byWhom is the kind of an event that somebody or nobody in particular made.
+func byWhom(kind, who string) string {
+	if who == "" {
+		return kind
+	}
+	return kind + "-by"
 }
 
 const tokenColumns = `SELECT id, verifier, note, created, expires, revoked, uses, order_id FROM tokens `
