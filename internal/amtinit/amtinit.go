@@ -23,6 +23,9 @@
 // stops. A device that does not answer for five seconds makes room for another, so that no wait lasts for ever; should
 // it refuse later, that counts all the same.
 //
+// What is promised for a device is promised for its address: the names of a PC that the targets have twice are worked on
+// one after the other, and share the log-ons that it may see.
+//
 // # Dry runs
 //
 // With Options.DryRun a target is only looked at, and [Outcome.Findings] says what was found. OK then means that the
@@ -209,6 +212,7 @@ type engine struct {
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 	dial    func(ctx context.Context, at netip.AddrPort) (net.Conn, error)
 	guard   *guard
+	devices devices
 	pace    pace
 	working chan struct{} // holds one value for each target that is worked on
 	quiet   chan struct{} // holds one value for each that waits for a connection and has given its working place away
@@ -390,6 +394,14 @@ func (e *engine) attempt(ctx context.Context, out *Outcome, p *place) *failure {
 	if err := p.take(ctx); err != nil {
 		return &failure{Interrupted, Connect, err}
 	}
+	same, err := e.devices.enter(ctx, device.at.Addr())
+	if err != nil {
+		return &failure{Interrupted, Connect, err}
+	}
+	defer e.devices.leave(device.at.Addr(), same)
+	if same.logOns.Left <= 0 { // what it said under another name is what there is to say
+		return same.repeat(out)
+	}
 	pass, err := e.guard.enter(ctx)
 	if errors.Is(err, errStopped) {
 		return &failure{NotTried, Connect, err}
@@ -403,10 +415,11 @@ func (e *engine) attempt(ctx context.Context, out *Outcome, p *place) *failure {
 	working, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 
-	logOns := &wsman.LogOns{Left: maxLogOns, LetIn: func() {
+	logOns := &same.logOns
+	logOns.LetIn = func() {
 		out.letIn = true
 		e.guard.letIn()
-	}}
+	}
 	code, err := e.initialize(working, device, logOns, out)
 	if code == EnterpriseMode {
 		// The mode wants TLS. It has both ports open, and the one without TLS is the first that was tried.
@@ -417,6 +430,8 @@ func (e *engine) attempt(ctx context.Context, out *Outcome, p *place) *failure {
 		}
 	}
 	e.guard.leave(pass, code == LogOnRefused)
+	same.letIn, same.result = out.letIn, out.Result
+	same.failure = failure{code, Initialize, err}
 	if code != "" {
 		return &failure{code, Initialize, err}
 	}

@@ -286,15 +286,15 @@ func TestNotTriedCostsNothing(t *testing.T) {
 	var mu sync.Mutex
 	o := access(at)
 	o.Parallel = 1
-	e := engine{Options: o, dial: func(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
+	e := engine{Options: o, dial: func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
 		mu.Lock()
 		dials++
 		mu.Unlock()
 		return dial(ctx, at)
 	}}
 	sum := e.run(t.Context(), func(yield func(Target) bool) {
-		for range refusing + rest {
-			if !yield(Target{Address: at.Addr()}) {
+		for n := range refusing + rest {
+			if !yield(Target{Address: netip.AddrFrom4([4]byte{127, byte(130 + n>>16), byte(n >> 8), byte(n)})}) {
 				return
 			}
 		}
