@@ -56,8 +56,9 @@ type Options struct {
 	Version     string                                        // of the program, for reports
 	Log         *slog.Logger
 
-	clock clock        // a test's; the zero clock is the system's
-	step  func(string) // a test's: called around everything that outlives a crash
+	// For tests that simulate time, and processes that end between two steps.
+	Clock Clock        // the zero Clock is the system's
+	Step  func(string) // called before and after every write of a state file; nil: nothing
 }
 
 // Outcome is what one check-in came to.
@@ -125,11 +126,11 @@ type Agent struct {
 // Open takes the data folder's lock, making the folder if it is missing, and reads its state. The error wraps
 // hostid.ErrLocked if another process works there, hostid.ErrNewer if a newer version wrote the state.
 func Open(o Options) (_ *Agent, err error) {
-	if o.clock.wall == nil {
-		o.clock = systemClock()
+	if o.Clock.Wall == nil {
+		o.Clock = systemClock()
 	}
-	if o.step == nil {
-		o.step = func(string) {}
+	if o.Step == nil {
+		o.Step = func(string) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -147,14 +148,14 @@ func Open(o Options) (_ *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{o: o, lock: lock, dir: dir, run: beginRun(o.clock)}
-	if a.chain, a.unread, err = loadChain(o.DataDir, o.clock.wall()); err != nil {
+	a := &Agent{o: o, lock: lock, dir: dir, run: beginRun(o.Clock)}
+	if a.chain, a.unread, err = loadChain(o.DataDir, o.Clock.Wall()); err != nil {
 		return nil, err
 	}
 	if a.unread != "" {
 		o.Log.Error("the chain of reports cannot be read", "reason", a.unread)
 	}
-	over, lost, err := loadOverwritten(o.DataDir, o.clock.wall())
+	over, lost, err := loadOverwritten(o.DataDir, o.Clock.Wall())
 	if err != nil {
 		return nil, err
 	}
@@ -162,13 +163,13 @@ func Open(o Options) (_ *Agent, err error) {
 		o.Log.Error("the list of overwritten records cannot be read", "reason", lost)
 	}
 	a.over = over
-	if a.orders, lost, err = loadOrders(o.DataDir, o.clock.wall()); err != nil {
+	if a.orders, lost, err = loadOrders(o.DataDir, o.Clock.Wall()); err != nil {
 		return nil, err
 	}
 	if lost != "" {
 		o.Log.Error("the state of orders cannot be read: an order that was being carried out may not be acknowledged", "reason", lost)
 	}
-	if a.known, lost, err = loadPlaceholders(o.DataDir, o.clock.wall()); err != nil {
+	if a.known, lost, err = loadPlaceholders(o.DataDir, o.Clock.Wall()); err != nil {
 		return nil, err
 	}
 	if lost != "" {
@@ -188,7 +189,7 @@ func (a *Agent) Close() error { return a.lock.Unlock() }
 func (a *Agent) now() time.Time {
 	a.lastReply.Lock()
 	defer a.lastReply.Unlock()
-	if now := a.o.clock.wall(); now.After(a.lastReply.time) {
+	if now := a.o.Clock.Wall(); now.After(a.lastReply.time) {
 		return now
 	}
 	return a.lastReply.time
@@ -213,8 +214,8 @@ func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
 	if dir, err := os.Stat(a.o.DataDir); err != nil || !os.SameFile(dir, a.dir) {
 		return Outcome{}, fmt.Errorf("%w: %s", ErrGone, a.o.DataDir)
 	}
-	if a.run.slept(a.o.clock) {
-		a.run = beginRun(a.o.clock)
+	if a.run.slept(a.o.Clock) {
+		a.run = beginRun(a.o.Clock)
 	}
 	// The file says whether an order that was begun was carried out; so it must not change before.
 	if err := a.finishBegun(ctx); err != nil {
@@ -439,8 +440,8 @@ func (a *Agent) saveOverwritten(next overwritten) error {
 
 // write makes a state file durable.
 func (a *Agent) write(name string, content any) error {
-	a.o.step("before " + name)
-	defer a.o.step("after " + name)
+	a.o.Step("before " + name)
+	defer a.o.Step("after " + name)
 	return writeState(filepath.Join(a.o.DataDir, name), content)
 }
 
@@ -646,8 +647,8 @@ func (a *Agent) compose(est hostid.Outcome, facts hardware.Facts) checkin.Report
 		Counter:  a.chain.Counter + 1,
 		Previous: a.chain.Previous,
 		Run:      a.run.token,
-		AgeMS:    uint64(a.run.age(a.o.clock).Milliseconds()),
-		Time:     a.o.clock.wall().UTC().Format(time.RFC3339),
+		AgeMS:    uint64(a.run.age(a.o.Clock).Milliseconds()),
+		Time:     a.o.Clock.Wall().UTC().Format(time.RFC3339),
 
 		Facts:     facts,
 		Names:     machineNames(),

@@ -62,10 +62,10 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) left() time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.run.slept(a.o.clock) {
+	if a.run.slept(a.o.Clock) {
 		return 0
 	}
-	return a.due - a.o.clock.awake()
+	return a.due - a.o.Clock.Awake()
 }
 
 // plan sets when the next check-in is due. settled means that trying again sooner will not help.
@@ -82,7 +82,7 @@ func (a *Agent) plan(settled bool) {
 		wait = min(wait, firstRetry)
 	}
 	a.hurried = owes
-	a.due = a.o.clock.awake() + jitter(wait)
+	a.due = a.o.Clock.Awake() + jitter(wait)
 }
 
 // interval is until the next check-in, as the last reply says.

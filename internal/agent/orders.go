@@ -139,9 +139,9 @@ func (a *Agent) take(c chain, orders []checkin.Order, sent checkin.Report) (next
 		}
 		switch o.Kind {
 		case checkin.OrderFullReport: // every report of this client is a full one
-			c.done(o, a.o.clock.wall())
+			c.done(o, a.o.Clock.Wall())
 		case checkin.OrderNewEpoch:
-			c.done(o, a.o.clock.wall())
+			c.done(o, a.o.Clock.Wall())
 			c = c.newEpoch(checkin.EpochOrder)
 			for i := range open { // they came before it, and are not void for it
 				open[i].Epoch = c.Epoch
@@ -217,7 +217,7 @@ func (a *Agent) finishBegun(ctx context.Context) error {
 func (a *Agent) acknowledged(b begunOrder, r hostid.Record) error {
 	if !a.chain.did(b.ID, b.HostID) {
 		next := a.chain
-		next.done(checkin.Order{ID: b.ID, Kind: b.Kind, HostID: b.HostID}, a.o.clock.wall())
+		next.done(checkin.Order{ID: b.ID, Kind: b.Kind, HostID: b.HostID}, a.o.Clock.Wall())
 		switch b.Kind {
 		case checkin.OrderNewID:
 			next = next.newEpoch(checkin.EpochNewID)

@@ -537,7 +537,7 @@ func TestOrdersOnAFullDisk(t *testing.T) {
 		m.orderNow(t, checkin.Order{ID: "o1", Kind: checkin.OrderNewID})
 		obstacle := filepath.Join(pc.dir, name+".samehost-tmp", "in-the-way")
 		if name == chainName { // the reply itself must be noted first: in the way from the moment the file is written
-			a.o.step = func(at string) {
+			a.o.Step = func(at string) {
 				if at == "after "+ordersName && a.orders.Begun == nil {
 					if err := os.MkdirAll(obstacle, 0o700); err != nil {
 						t.Error(err)
@@ -550,7 +550,7 @@ func TestOrdersOnAFullDisk(t *testing.T) {
 		if out := checkIn(t, a); !out.CheckedIn {
 			t.Errorf("%s: %+v", name, out)
 		}
-		a.o.step = func(string) {}
+		a.o.Step = func(string) {}
 		if s := pc.status(t); name != chainName && (s.HostID != id || len(s.OpenOrders) != 1) {
 			t.Errorf("%s: status %+v", name, s)
 		}

@@ -6,14 +6,14 @@ import (
 	"samehost/internal/checkin"
 )
 
-// clock is the time as an agent sees it; a test passes its own.
-type clock struct {
-	wall  func() time.Time     // for display, file names and certificates
-	awake func() time.Duration // since boot, stopping in sleep
-	boot  func() time.Duration // since boot, sleep included
+// Clock is the time as an Agent sees it.
+type Clock struct {
+	Wall  func() time.Time     // for display, file names and certificates
+	Awake func() time.Duration // since boot, stopping in sleep
+	Boot  func() time.Duration // since boot, sleep included
 }
 
-func systemClock() clock { return clock{wall: time.Now, awake: awakeTime, boot: bootTime} }
+func systemClock() Clock { return Clock{Wall: time.Now, Awake: awakeTime, Boot: bootTime} }
 
 // sleepSlack is how far the two clocks may drift apart without a sleep: they are read one after the other, and
 // Windows counts one of them in ticks of 16 ms.
@@ -27,16 +27,16 @@ type run struct {
 	asleep time.Duration // boot minus awake when it began
 }
 
-func beginRun(c clock) run {
-	awake := c.awake()
-	return run{token: checkin.NewToken(), began: awake, asleep: c.boot() - awake}
+func beginRun(c Clock) run {
+	awake := c.Awake()
+	return run{token: checkin.NewToken(), began: awake, asleep: c.Boot() - awake}
 }
 
 // slept reports whether the PC has slept since the run began.
-func (r run) slept(c clock) bool {
-	awake := c.awake()
-	return c.boot()-awake-r.asleep > sleepSlack
+func (r run) slept(c Clock) bool {
+	awake := c.Awake()
+	return c.Boot()-awake-r.asleep > sleepSlack
 }
 
 // age is how long the run has lasted, sleep left out; never negative.
-func (r run) age(c clock) time.Duration { return max(0, c.awake()-r.began) }
+func (r run) age(c Clock) time.Duration { return max(0, c.Awake()-r.began) }

@@ -81,8 +81,8 @@ func TestServiceChecksInAtOnceAndAtTheInterval(t *testing.T) {
 	start := time.Now()
 	pc.awake = 0
 	a := pc.options()
-	a.clock.awake = func() time.Duration { return time.Since(start) }
-	a.clock.boot = a.clock.awake
+	a.Clock.Awake = func() time.Duration { return time.Since(start) }
+	a.Clock.Boot = a.Clock.Awake
 	agent, err := Open(a)
 	if err != nil {
 		t.Fatal(err)

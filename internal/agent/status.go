@@ -73,7 +73,7 @@ func readStatusFile(folder string) (s Status, err error) {
 
 // finished notes what a check-in came to.
 func (a *Agent) finished(est hostid.Outcome, out Outcome) {
-	now := a.o.clock.wall().UTC().Truncate(time.Second)
+	now := a.o.Clock.Wall().UTC().Truncate(time.Second)
 	s := Status{
 		HostID:        out.HostID,
 		Origin:        origin(est.Record.Local),
@@ -126,7 +126,7 @@ func (a *Agent) finished(est hostid.Outcome, out Outcome) {
 
 // failed notes that there is no host ID to report.
 func (a *Agent) failed(err error) {
-	now := a.o.clock.wall().UTC().Truncate(time.Second)
+	now := a.o.Clock.Wall().UTC().Truncate(time.Second)
 	s := a.status
 	s.LastAttempt, s.LastError = &now, err.Error()
 	a.save(s)

@@ -242,12 +242,12 @@ func (pc *testPC) options() Options {
 		TokenFile: pc.token,
 		Hardware:  func(context.Context) (hardware.Facts, error) { return pc.facts, nil },
 		Version:   "test",
-		clock: clock{
-			wall:  func() time.Time { return time.Now().Add(pc.skew) },
-			awake: func() time.Duration { return pc.awake },
-			boot:  func() time.Duration { return pc.boot },
+		Clock: Clock{
+			Wall:  func() time.Time { return time.Now().Add(pc.skew) },
+			Awake: func() time.Duration { return pc.awake },
+			Boot:  func() time.Duration { return pc.boot },
 		},
-		step: pc.step,
+		Step: pc.step,
 	}
 	switch {
 	case pc.store != nil:

@@ -1,0 +1,516 @@
+package identity
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"samehost/internal/hostid"
+	"samehost/internal/hostid/storetest"
+	"samehost/internal/registry"
+)
+
+// fleet says how good the facts are that PCs know of themselves. Each function makes the value for a new board, case or disk.
+type fleet struct {
+	name                        string
+	uuid, board, mac, case_, hd func(w *world) string
+	memory                      func(w *world) bool // a new board has memory
+}
+
+func (f fleet) disk(w *world) string { return f.hd(w) }
+
+// own is a value that nothing else has; same is one value; either takes its turn.
+func own(what string) func(*world) string { return func(w *world) string { return w.made(what) } }
+func same(v string) func(*world) string   { return func(*world) string { return v } }
+func inTurn(of ...func(*world) string) func(*world) string {
+	return func(w *world) string { w.next++; return of[w.next%len(of)](w) }
+}
+
+func ownUUID(w *world) string {
+	w.next++
+	return fmt.Sprintf("4c4c4544-0051-4d10-8051-%012x", w.next)
+}
+
+func ownMAC(w *world) string {
+	w.next++
+	return fmt.Sprintf("00-1B-21-%02X-%02X-%02X", w.next>>16&255, w.next>>8&255, w.next&255)
+}
+
+const (
+	noUUID    = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+	noSerial  = "To Be Filled By O.E.M."
+	modelUUID = "03000200-0400-0500-0006-00aa00bb00cc" // of a whole model, on no list
+)
+
+func withMemory(*world) bool    { return true }
+func withoutMemory(*world) bool { return false }
+func halfMemory(w *world) bool  { w.next++; return w.next%2 == 0 }
+
+// The four fleets.
+var (
+	good   = fleet{"good facts", ownUUID, own("BRD"), ownMAC, own("CASE"), own("DSK"), withMemory}
+	mixed  = fleet{"mixed facts", inTurn(ownUUID, same(""), ownUUID, same(noUUID)), inTurn(own("BRD"), same(noSerial), same("")), inTurn(ownMAC, ownMAC, same("")), inTurn(own("CASE"), same(noSerial), same("")), inTurn(own("DSK"), own("DSK"), same("")), withMemory}
+	shared = fleet{"values of a model", same(modelUUID), same("MB-1.02"), ownMAC, own("CASE"), own("DSK"), withMemory}
+	marked = fleet{"placeholders", same(noUUID), same(noSerial), same(""), same(noSerial), own("DSK"), withMemory}
+)
+
+var fleets = []fleet{good, mixed, shared, marked}
+
+// newBoard is a board from the factory.
+func (w *world) newBoard() *board {
+	w.next++
+	b := &board{name: fmt.Sprint("board", w.next), uuid: w.fleet.uuid(w), serial: w.fleet.board(w), mac: w.fleet.mac(w)}
+	if w.fleet.memory(w) {
+		b.memory = &storetest.Memory{}
+	}
+	return b
+}
+
+// install puts up a PC, installs the client and starts it.
+func (w *world) install() *pc {
+	w.t.Helper()
+	p := &pc{w: w, name: fmt.Sprintf("PC %c", 'A'+len(w.pcs)), board: w.newBoard(), system: w.fleet.case_(w), chassis: w.fleet.case_(w)}
+	p.disk = w.newDisk(p)
+	w.pcs = append(w.pcs, p)
+	w.did("%s is installed: UUID %q, board %q, MAC %q, system %q, chassis %q, disk %q, memory %v", p, p.board.uuid, p.board.serial, p.board.mac, p.system, p.chassis, p.disk.serial, p.board.memory != nil)
+	w.boot(p)
+	return p
+}
+
+// boot switches a PC on, if it has a disk, and has it check in.
+func (w *world) boot(p *pc) {
+	w.t.Helper()
+	if p.disk == nil {
+		return
+	}
+	p.powerOn()
+	w.checkIn(p)
+	w.check()
+}
+
+// changed is to be called after what a PC is made of changed while it was off: what of its own survives?
+func (p *pc) changed() {
+	p.survives()
+}
+
+func (w *world) reinstall(p *pc) {
+	w.t.Helper()
+	if p.disk == nil {
+		return
+	}
+	p.powerOff()
+	w.must(os.RemoveAll(p.disk.folder))
+	p.disk.home = p
+	w.did("%s is reinstalled", p)
+	p.changed()
+	w.boot(p)
+}
+
+func (w *world) newDiskIn(p *pc) {
+	w.t.Helper()
+	p.powerOff()
+	p.disk = w.newDisk(p)
+	w.did("%s gets a new disk, %q", p, p.disk.serial)
+	p.changed()
+	w.boot(p)
+}
+
+// copyDisk puts a copy of one PC's disk into another PC. The original may run meanwhile.
+func (w *world) copyDisk(from, to *pc) {
+	w.t.Helper()
+	if from == to || from.disk == nil {
+		return
+	}
+	to.powerOff()
+	to.disk = w.clone(from.disk)
+	w.did("%s gets a copy of %s's disk, on %q", to, from, to.disk.serial)
+	to.changed()
+	w.boot(to)
+}
+
+// migrate copies the disk to a new one within a PC; the old one is thrown away.
+func (w *world) migrate(p *pc) {
+	w.t.Helper()
+	if p.disk == nil {
+		return
+	}
+	p.powerOff()
+	p.disk = w.clone(p.disk)
+	w.did("%s's disk is copied to a new one, %q, which takes its place", p, p.disk.serial)
+	p.changed()
+	w.boot(p)
+}
+
+// swapDisks exchanges the disks of two PCs.
+func (w *world) swapDisks(p, q *pc) {
+	w.t.Helper()
+	if p == q {
+		return
+	}
+	p.powerOff()
+	q.powerOff()
+	p.disk, q.disk = q.disk, p.disk
+	w.did("%s and %s exchange disks", p, q)
+	p.changed()
+	q.changed()
+	w.boot(p)
+	w.boot(q)
+}
+
+// moveDisk puts a PC's disk into another one, whose own is thrown away, and is left without.
+func (w *world) moveDisk(from, to *pc) {
+	w.t.Helper()
+	if from == to || from.disk == nil {
+		return
+	}
+	from.powerOff()
+	to.powerOff()
+	from.disk, to.disk = nil, from.disk
+	w.did("%s's disk is moved to %s", from, to)
+	from.changed()
+	to.changed()
+	w.boot(to)
+}
+
+// otherSystem starts the other system of a PC, which is installed on a second disk if there is none yet.
+func (w *world) otherSystem(p *pc) {
+	w.t.Helper()
+	p.powerOff()
+	if p.second == nil {
+		p.second = w.newDisk(p)
+	}
+	p.disk, p.second = p.second, p.disk
+	w.did("%s starts its other system, on %s", p, p.disk.name)
+	p.changed()
+	w.boot(p)
+}
+
+// newBoardIn replaces the board by one from the factory.
+func (w *world) newBoardIn(p *pc) {
+	w.t.Helper()
+	p.powerOff()
+	p.board = w.newBoard()
+	w.did("%s gets a new board: UUID %q, board %q, MAC %q", p, p.board.uuid, p.board.serial, p.board.mac)
+	p.changed()
+	w.boot(p)
+}
+
+// usedBoard puts the board of one PC, with what its memory holds, into another; the one it comes from gets a new one.
+func (w *world) usedBoard(from, to *pc) {
+	w.t.Helper()
+	if from == to {
+		return
+	}
+	from.powerOff()
+	to.powerOff()
+	to.board, from.board = from.board, w.newBoard()
+	w.did("%s's board is put into %s, and a new one into %s: UUID %q, board %q, MAC %q", from, to, from, from.board.uuid, from.board.serial, from.board.mac)
+	from.changed()
+	to.changed()
+	w.boot(from)
+	w.boot(to)
+}
+
+// What happens to memory on the board, while the PC runs. The next check-in meets it.
+func (w *world) memoryIs(p *pc, what string) {
+	w.t.Helper()
+	m := p.board.memory
+	if m == nil {
+		return
+	}
+	switch what {
+	case "cleared":
+		m.Blocks = [2][]byte{}
+	case "corrupt":
+		m.Blocks = [2][]byte{{0x13}, {0x14}}
+	case "half corrupt":
+		for i := range m.Blocks {
+			if m.Blocks[i] != nil {
+				m.Blocks[i] = append([]byte{0x13}, m.Blocks[i][1:]...)
+				break
+			}
+		}
+	case "unavailable":
+		m.Err = fmt.Errorf("%w: no driver", hostid.ErrUnavailable)
+	case "not initialized":
+		m.Err = hostid.ErrNotInitialized
+	case "answering":
+		m.Err = nil
+	}
+	w.did("%s's memory is %s", p, what)
+	p.changed()
+}
+
+func (w *world) resetUUID(p *pc, to string) {
+	w.t.Helper()
+	p.board.uuid = to
+	w.did("a BIOS update resets %s's UUID to %q", p, to)
+	p.stop()
+}
+
+func (w *world) newNIC(p *pc) {
+	w.t.Helper()
+	p.board.mac = w.fleet.mac(w)
+	w.did("%s's MAC becomes %q", p, p.board.mac)
+	p.stop()
+}
+
+// saveBackup keeps what is on the disk; restoreBackup brings it back, on the same disk or, after a failure, on a new one.
+func (w *world) saveBackup(p *pc) {
+	w.t.Helper()
+	if p.disk == nil {
+		return
+	}
+	if _, err := os.Stat(p.disk.folder); err != nil {
+		return
+	}
+	w.disks++
+	p.backup = filepath.Join(w.dir, fmt.Sprint("backup", w.disks))
+	w.must(copyFolder(p.disk.folder, p.backup))
+	w.did("%s is backed up", p)
+}
+
+func (w *world) restoreBackup(p *pc, newDisk bool) {
+	w.t.Helper()
+	if p.backup == "" || p.disk == nil {
+		return
+	}
+	p.powerOff()
+	if newDisk {
+		p.disk = w.newDisk(p)
+	}
+	w.must(os.RemoveAll(p.disk.folder))
+	w.must(os.CopyFS(p.disk.folder, os.DirFS(p.backup)))
+	w.did("%s's backup is restored, new disk: %v", p, newDisk)
+	p.changed()
+	w.boot(p)
+}
+
+// hibernate lets the PC sleep; unseen means that none of its clocks knows, as in a virtual machine that was halted.
+func (w *world) hibernate(p *pc, d time.Duration, unseen bool) {
+	w.t.Helper()
+	if !p.on {
+		return
+	}
+	w.did("%s sleeps for %s, unseen: %v", p, d, unseen)
+	p.on = false
+	w.ended(p)
+	p.answered = nil
+	w.pass(d)
+	p.on = true
+	if unseen {
+		p.unseen += d
+	} else {
+		p.asleep += d
+	}
+	w.checkIn(p)
+}
+
+// pass lets time pass; the PCs that are on go on checking in.
+func (w *world) pass(d time.Duration) {
+	w.t.Helper()
+	for ; d >= interval; d -= interval {
+		w.round()
+	}
+	w.now = w.now.Add(d)
+}
+
+// everybodyOff lets time pass in which all PCs are off.
+func (w *world) everybodyOff(d time.Duration) {
+	w.t.Helper()
+	living := w.living()
+	for _, p := range living {
+		p.powerOff()
+	}
+	w.did("all PCs are off for %s", d)
+	w.now = w.now.Add(d)
+	for _, p := range living {
+		w.boot(p)
+	}
+}
+
+func (w *world) switchPower(p *pc) {
+	w.t.Helper()
+	if p.on {
+		w.did("%s is switched off", p)
+		p.powerOff()
+		return
+	}
+	w.did("%s is switched on", p)
+	w.boot(p)
+}
+
+func (w *world) networkOf(p *pc, n network) {
+	w.did("%s's network: %s", p, []string{"works", "loses reports", "loses replies"}[n])
+	p.network = n
+}
+
+// relayOff breaks the relay's way up. relayOn mends it: what was held comes, in that order or in another.
+func (w *world) relayOff() {
+	w.did("the relay is offline")
+	w.offline = true
+}
+
+func (w *world) relayOn(reversed bool) {
+	w.t.Helper()
+	w.did("the relay is online and delivers %d reports, reversed: %v", len(w.held), reversed)
+	w.offline = false
+	held := w.held
+	w.held = nil
+	if reversed {
+		slices.Reverse(held)
+	}
+	for _, r := range held {
+		if _, err := w.deliver(r); err != nil {
+			w.fail("a report that the relay held is refused: %v", err)
+		}
+	}
+}
+
+func (w *world) crashAt(p *pc, steps int) {
+	w.did("%s's client ends at step %d", p, steps)
+	p.crash = steps
+}
+
+func (w *world) skew(p *pc, d time.Duration) {
+	w.did("%s's clock is wrong by %s", p, d)
+	p.skew = d
+}
+
+// allAtOnce has every PC that is on check in at the same moment.
+func (w *world) allAtOnce() {
+	w.t.Helper()
+	w.did("all PCs check in at once")
+	var group sync.WaitGroup
+	living := w.living()
+	for _, p := range living {
+		group.Go(p.once)
+	}
+	group.Wait()
+	for _, p := range living {
+		w.outcome(p)
+	}
+	w.check()
+}
+
+// settled starts the count of answered check-ins anew: somebody decided something.
+func (w *world) anew() {
+	for _, p := range w.pcs {
+		p.answered = nil
+	}
+}
+
+// concerns are the host IDs that a conflict is about.
+func concerns(c registry.Conflict) []hostid.ID {
+	return slices.DeleteFunc([]hostid.ID{c.HostID, c.Other}, hostid.ID.IsZero)
+}
+
+// resolve has an operator decide a conflict.
+func (w *world) resolve(c registry.Conflict, verb registry.Verb) (r registry.Resolution) {
+	w.t.Helper()
+	before := w.state()
+	if _, err := w.reg.Preview(w.ctx, c.ID, verb); err != nil {
+		w.fail("preview: %v", err)
+	}
+	w.same("a preview changed something", before, w.state())
+	r, err := w.reg.Resolve(w.ctx, c.ID, verb, "operator")
+	w.must(err)
+	w.did("conflict %d (%s) is decided: %s, resolution %d", c.ID, c.Kind, verb, r.ID)
+	if verb != registry.KeepBoth {
+		w.said[r.ID] = concerns(c)
+	}
+	if len(c.Decided) == 0 || !c.Decided[len(c.Decided)-1].Undone.IsZero() {
+		w.held6[r.ID] = undoable{before, len(w.groupings())}
+	}
+	w.anew()
+	return r
+}
+
+// undo has the operator take a resolution back.
+func (w *world) undo(id int64) {
+	w.t.Helper()
+	u, whole := w.held6[id]
+	whole = whole && w.checkIns == u.before.checkIns
+	was := w.groupings()
+	w.must(w.reg.Undo(w.ctx, id, "operator"))
+	w.did("resolution %d is undone", id)
+	if whole {
+		w.undoIsExact(id, u)
+	} else if u.groupings > 0 || len(was) >= 0 {
+		w.undoSeparates(id, u, was)
+	}
+	delete(w.said, id)
+	delete(w.held6, id)
+	w.anew()
+}
+
+// open are the conflicts that somebody may decide, and resolutions those that may be undone.
+func (w *world) open() []registry.Conflict {
+	all, err := w.reg.Conflicts(w.ctx)
+	w.must(err)
+	return slices.DeleteFunc(all, func(c registry.Conflict) bool {
+		return len(c.Verbs) == 0 || c.Status == registry.Ordered && !byRule(c)
+	})
+}
+
+func byRule(c registry.Conflict) bool {
+	for _, d := range slices.Backward(c.Decided) {
+		if d.Undone.IsZero() {
+			return len(d.Who) > 5 && d.Who[:5] == "rule "
+		}
+	}
+	return true
+}
+
+func (w *world) resolutions() (all []int64) {
+	open, err := w.reg.Conflicts(w.ctx)
+	w.must(err)
+	closed, err := w.reg.ClosedConflicts(w.ctx, 100)
+	w.must(err)
+	for _, c := range append(open, closed...) {
+		for _, d := range c.Decided {
+			if d.Undone.IsZero() {
+				all = append(all, d.ID)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (w *world) declare(kind, value string) {
+	w.t.Helper()
+	w.did("%s %q is declared a placeholder", kind, value)
+	w.must(w.reg.AddPlaceholder(w.ctx, kind, value, "operator"))
+	w.anew()
+}
+
+func (w *world) rule(name string, m registry.Mode) {
+	w.t.Helper()
+	w.did("rule %s: %s", name, m)
+	w.must(w.reg.SetRule(w.ctx, name, m, "operator"))
+}
+
+// heal mends everything that can be mended without anybody deciding anything.
+func (w *world) heal() {
+	w.t.Helper()
+	w.did("everything is mended and switched on")
+	for _, p := range w.pcs {
+		p.network, p.crash = works, 0
+		if p.board.memory != nil {
+			p.board.memory.Err = nil
+		}
+	}
+	if w.offline || len(w.held) > 0 {
+		w.relayOn(false)
+	}
+	for _, p := range w.pcs {
+		w.boot(p)
+	}
+}
+
+var _ = maps.Keys[map[int]int]
