@@ -28,6 +28,10 @@ const (
 	// 1000, each of them an escape of up to 11 bytes.
 	maxJournalLine = 64 << 10
 
+	// maxJournalGap is how long something that is no line may be for the lines behind it to be looked for, in bytes. What a
+	// file system leaves that lost power is far shorter; a file of zeros without an end would be read for hours.
+	maxJournalGap = 16 << 20
+
 	// maxJournalPart bounds what one ReadJournal holds: lines, and the bytes they were read from.
 	maxJournalPart      = 1000
 	maxJournalPartBytes = 1 << 20
@@ -146,8 +150,8 @@ func parseJournalName(name string) (key string, n int, ok bool) {
 // before them, which a caller that goes on later has to remember.
 //
 // An offset that is not behind a line any more (power was lost, and the file has not all that was read of it) begins at the
-// start again: what was read before may come twice. It fails with ErrJournalFormat where a newer release went on; lines
-// and next are then what comes before.
+// start again: what was read before may come twice. It fails with ErrJournalFormat where a newer release went on. With any
+// error lines and next are what comes before.
 func ReadJournal(path string, from int64) (lines []JournalLine, next int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -192,6 +196,9 @@ func (r *journalReader) next() (JournalLine, error) {
 	text, err := r.r.ReadSlice('\n')
 	size, whole := int64(len(text)), err == nil
 	for err == bufio.ErrBufferFull {
+		if size > maxJournalGap {
+			return JournalLine{}, fmt.Errorf("a line is longer than %d MiB: this is no journal, or all behind it is lost", maxJournalGap>>20)
+		}
 		text, err = r.r.ReadSlice('\n')
 		size += int64(len(text))
 	}

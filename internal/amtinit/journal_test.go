@@ -303,6 +303,27 @@ func TestJournalWithDamagedLine(t *testing.T) {
 	}
 }
 
+// A file that is no journal behind some line is not read to its end: that may be terabytes of zeros away.
+func TestJournalWithoutEnd(t *testing.T) {
+	t.Parallel()
+	const source = "pc"
+	dir, path := written(t, source, good("pc1"))
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 1<<40); err != nil {
+		t.Skipf("NOT TESTED: this file system has no file of a terabyte: %v", err)
+	}
+	read, next, err := ReadJournal(path, 0)
+	if err == nil || len(read) != 2 || next != info.Size() {
+		t.Errorf("%d lines, up to %d of %d, %v", len(read), next, info.Size(), err)
+	}
+	if _, err := LoadJournal(dir, source, func(*JournalTarget) {}); err == nil {
+		t.Error("loaded")
+	}
+}
+
 func TestJournalOfNewerRelease(t *testing.T) {
 	t.Parallel()
 	const source = "pc"

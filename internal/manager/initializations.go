@@ -149,9 +149,6 @@ func (im *importer) take(ctx context.Context, path, name string) error {
 	damaged, dropped := 0, 0
 	for more := true; more; {
 		lines, next, readErr := amtinit.ReadJournal(path, to.Offset)
-		if readErr != nil && !errors.Is(readErr, amtinit.ErrJournalFormat) {
-			return giveUp(readErr)
-		}
 		attempts := make([]registry.Initialization, 0, len(lines))
 		for _, l := range lines {
 			switch {

@@ -239,6 +239,7 @@ func TestImportOfOddJournals(t *testing.T) {
 		"zeros":                                 {[]string{strings.Repeat("\x00", 1<<17)}, nil, 0},
 		"a line without end":                    {[]string{runLine + targetLine("a") + strings.Repeat("x", 1<<18)}, []string{"a"}, 0},
 		"a line that is too long":               {[]string{runLine + strings.Repeat("x", 1<<18) + "\n" + targetLine("a")}, []string{"a"}, 1},
+		"a line beyond all bounds, told once":   {[]string{runLine + targetLine("a") + strings.Repeat("\x00", 17<<20) + "\n" + targetLine("b")}, []string{"a"}, 1},
 		"a first line that is too long":         {[]string{strings.Repeat("x", 1<<18) + "\n" + targetLine("a")}, []string{"a"}, 1},
 		"no time":                               {[]string{runLine + strings.Replace(targetLine("a"), "2026-04-01T09:00:01Z", "0001-01-01T00:00:00Z", 1) + targetLine("b")}, []string{"b"}, 1},
 		"a newer format, told once":             {[]string{runLine + targetLine("a") + strings.Replace(runLine, ":1,", ":2,", 1) + targetLine("b"), runLine + targetLine("a") + strings.Replace(runLine, ":1,", ":2,", 1) + targetLine("b")}, []string{"a"}, 1},
