@@ -47,7 +47,7 @@ func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(map[string]any{"file": c.File, "hosts": len(entries), "remarks": append([]string{}, remarks...)})
 		}
-		fmt.Fprintf(p.stdout, "%s: %d hosts\n", shown(c.File), len(entries))
+		fmt.Fprintf(p.stdout, "%s: exported %d\n", shown(c.File), len(entries))
 		return nil
 	})
 }
