@@ -48,15 +48,28 @@ type cli struct {
 	JSON    bool             `name:"json" help:"Print JSON; serve: log in JSON."`
 	Version kong.VersionFlag `help:"Print the version."`
 
-	Init      initCmd      `cmd:"" help:"Make a data folder: keys, CA, database, first token." example:"init --data-dir /var/lib/samehost; init --data-dir /srv/mgr --listen :8740 --name mgr.example"`
-	Serve     serveCmd     `cmd:"" help:"Take check-ins until told to end (Ctrl-C, SIGTERM)." example:"serve --config /var/lib/samehost/manager.toml; serve --json"`
-	Token     tokenCmd     `cmd:"" help:"Enrolment tokens: create, list, revoke." example:"token create --expires 720h; token list"`
-	Assets    assetsCmd    `cmd:"" help:"List the assets." example:"assets --not-initialized; assets --json"`
-	Asset     assetCmd     `cmd:"" help:"Show one asset by any host ID that it had." example:"asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0; asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --json"`
-	History   historyCmd   `cmd:"" help:"Tell every decision about identity." example:"history --lang ja; history 0f1e2d3c4b5a69788796a5b4c3d2e1f0"`
-	Conflicts conflictsCmd `cmd:"" help:"Conflicts about identity: list, show, resolve, undo." example:"conflicts list; conflicts resolve 3 merge --dry-run"`
-	Sysconfig sysconfigCmd `cmd:"" help:"System configuration information file: export." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
-	Backup    backupCmd    `cmd:"" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar; backup samehost.tar --config /var/lib/samehost/manager.toml"`
+	Init         initCmd         `cmd:"" group:"run" help:"Make a data folder: keys, CA, database, first token." example:"init --data-dir /var/lib/samehost; init --data-dir /srv/mgr --listen :8740 --name mgr.example"`
+	Serve        serveCmd        `cmd:"" group:"run" help:"Take check-ins until told to end (Ctrl-C, SIGTERM)." example:"serve --config /var/lib/samehost/manager.toml; serve --json"`
+	Token        tokenCmd        `cmd:"" group:"access" help:"Enrolment tokens: create, list, revoke." example:"token create --expires 720h; token list"`
+	User         userCmd         `cmd:"" group:"access" help:"Administrators of the API: add, list, remove, password." example:"user add sato --password-file sato.txt; user list"`
+	Assets       assetsCmd       `cmd:"" group:"pcs" help:"List the assets." example:"assets --not-initialized; assets --json"`
+	Asset        assetCmd        `cmd:"" group:"pcs" help:"Show one asset by any host ID that it had." example:"asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0; asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --json"`
+	History      historyCmd      `cmd:"" group:"pcs" help:"Tell every decision about identity." example:"history --lang ja; history 0f1e2d3c4b5a69788796a5b4c3d2e1f0"`
+	Conflicts    conflictsCmd    `cmd:"" group:"identity" help:"Conflicts about identity: list, show, resolve, undo." example:"conflicts list; conflicts resolve 3 merge --dry-run"`
+	Rules        rulesCmd        `cmd:"" group:"identity" help:"Rules that decide conflicts: list, set." example:"rules list; rules set same-board enforce"`
+	Placeholders placeholdersCmd `cmd:"" group:"identity" help:"Values that prove nothing: list, add, remove, suggest." example:"placeholders suggest; placeholders add serial 'SN-0000*'"`
+	Sysconfig    sysconfigCmd    `cmd:"" group:"files" help:"System configuration information file: export, import." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
+	Backup       backupCmd       `cmd:"" group:"run" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar; backup samehost.tar --config /var/lib/samehost/manager.toml"`
+}
+
+// groups are the lines of the program's help.
+var groups = kong.Groups{
+	"run":      "Make, run and back up a manager.",
+	"access":   "Enrolment tokens; administrators.",
+	"pcs":      "PCs, and what was decided.",
+	"identity": "Doubts about identity.",
+	"leaving":  "PCs that leave or are succeeded.",
+	"files":    "The file that dcmamtin /f reads.",
 }
 
 const description = `The managing server: takes check-ins, keeps assets and their history.
@@ -118,6 +131,7 @@ func newParser(c *cli, stdout, stderr io.Writer, exit func(code int)) *kong.Kong
 		kong.Writers(stdout, stderr),
 		kong.Exit(exit),
 		kong.Help(help.Print),
+		groups,
 	)
 	if err != nil {
 		panic(err) // the struct does not describe a command line

@@ -441,7 +441,12 @@ func TestFitAndWrap(t *testing.T) {
 		}
 	}
 	got := wrap("one two three 日本語日本語 abcdefghijkl", 8)
-	want := []string{"one two", "three", "日本語日", "本語", "abcdefgh", "ijkl"}
+	want := []string{"one two", "three 日", "本語日本", "語", "abcdefgh", "ijkl"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("wrap (-want +got):\n%s", d)
+	}
+	got = wrap("PC の指示。完了ABC", 10) // no line begins with a full stop
+	want = []string{"PC の指", "示。完了", "ABC"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("wrap (-want +got):\n%s", d)
 	}

@@ -166,26 +166,31 @@ func (p *program) paragraph(head, text string) {
 	}
 }
 
-// wrap breaks visible text into lines of at most n columns: at a blank if there is one, else, as Japanese is
-// written, anywhere.
+// wrap breaks visible text into lines of at most n columns: at a blank or, as Japanese is written, beside any full-width
+// character that may end or begin a line; where there is no such place, anywhere.
 func wrap(s string, n int) []string {
 	var lines []string
 	for columns(s) > n {
-		used, end, blank := 0, 0, -1
+		used, end, place, next := 0, 0, 0, 0
+		wide := false
 		for i, r := range s {
-			if r == ' ' {
-				blank = i
+			w := runeColumns(r)
+			switch {
+			case r == ' ':
+				place, next = i, i+1
+			case i > 0 && s[i-1] != ' ' && (w == 2 || wide && w > 0) && !strings.ContainsRune("、。，．：）」』ー", r):
+				place, next = i, i
 			}
-			if used += runeColumns(r); used > n {
+			wide = w == 2
+			if used += w; used > n {
 				end = i
 				break
 			}
 		}
-		next := end
-		if blank > 0 {
-			end, next = blank, blank+1
+		if place == 0 {
+			place, next = end, end
 		}
-		lines = append(lines, s[:end])
+		lines = append(lines, s[:place])
 		s = s[next:]
 	}
 	return append(lines, s)

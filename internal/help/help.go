@@ -12,7 +12,7 @@ import (
 )
 
 // Print is a kong.HelpPrinter: what the program or the command is for, its commands, arguments and flags in one
-// line each, and examples. Those of a command stand in its tag "example", with "; " between; those of the program
+// line each, and examples. Commands of one kong.Group share a line with the group's title. Those of a command stand in its tag "example", with "; " between; those of the program
 // are in its description, after the first empty line.
 func Print(_ kong.HelpOptions, ctx *kong.Context) error {
 	program := ctx.Model.Name
@@ -25,8 +25,20 @@ func Print(_ kong.HelpOptions, ctx *kong.Context) error {
 	about, after, _ := strings.Cut(node.Help, "\n\n")
 	w := tabwriter.NewWriter(ctx.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "Usage: %s\n%s\n\n", usage, about)
-	for _, c := range node.Children {
-		fmt.Fprintf(w, "  %s\t%s\n", c.Name, c.Help)
+	for i, c := range node.Children {
+		names, title := c.Name, c.Help
+		if c.Group != nil {
+			if slices.ContainsFunc(node.Children[:i], func(b *kong.Node) bool { return b.Group != nil && b.Group.Key == c.Group.Key }) {
+				continue // told with the first of its group
+			}
+			for _, b := range node.Children[i+1:] {
+				if b.Group != nil && b.Group.Key == c.Group.Key {
+					names += ", " + b.Name
+				}
+			}
+			title = c.Group.Title
+		}
+		fmt.Fprintf(w, "  %s\t%s\n", names, title)
 	}
 	for _, a := range node.Positional {
 		fmt.Fprintf(w, "  %s\t%s\n", a.Summary(), a.Help)

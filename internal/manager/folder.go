@@ -152,7 +152,7 @@ func fill(ctx context.Context, tmp, dir, listen string, names []string) (token s
 		return "", err
 	}
 	defer reg.Close()
-	if err := reg.CreateAdministrator(ctx, Administrator, password); err != nil {
+	if err := reg.CreateAdministrator(ctx, Administrator, password, "samehost-manager init"); err != nil {
 		return "", err
 	}
 	tok, err := reg.CreateToken(ctx, time.Time{}, "made by init", "")

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
+	"samehost/internal/hardware"
 	"samehost/internal/hostid"
 	"samehost/internal/registry"
 )
@@ -150,3 +152,34 @@ func conflictError(ctx context.Context, reg *registry.Registry, id int64, err er
 
 // errClosed is a conflict that nobody has to decide any more, and that nobody decided.
 var errClosed = errors.New("if it comes back, it is a new one")
+
+// SetRule changes what a rule may do, and returns it.
+func SetRule(ctx context.Context, reg *registry.Registry, name string, mode registry.Mode, who string) (registry.Rule, error) {
+	if err := reg.SetRule(ctx, name, mode, who); err != nil {
+		return registry.Rule{}, err
+	}
+	rules, err := reg.Rules(ctx)
+	if err != nil {
+		return registry.Rule{}, err
+	}
+	i := slices.IndexFunc(rules, func(u registry.Rule) bool { return u.Name == name })
+	return rules[i], nil
+}
+
+// AddPlaceholder declares a value to prove nothing, and returns it as it stands on the list.
+func AddPlaceholder(ctx context.Context, reg *registry.Registry, kind, value, who string) (registry.Placeholder, error) {
+	if err := reg.AddPlaceholder(ctx, kind, value, who); err != nil {
+		return registry.Placeholder{}, err
+	}
+	one, err := hardware.ParsePlaceholders(strings.NewReader(kind + " " + value))
+	if err != nil {
+		return registry.Placeholder{}, err
+	}
+	all, err := reg.Placeholders(ctx)
+	for _, p := range all {
+		if p.Kind+" "+p.Pattern == strings.TrimSpace(one.String()) {
+			return p, nil
+		}
+	}
+	return registry.Placeholder{}, errors.Join(err, fmt.Errorf("placeholder %s %s: %w; somebody else has removed it", kind, value, registry.ErrUnknown))
+}

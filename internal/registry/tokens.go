@@ -2,11 +2,7 @@ package registry
 
 import (
 	"context"
-	"crypto/pbkdf2"
-	"crypto/rand"
-	"crypto/sha256"
 	"database/sql"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
@@ -107,24 +103,4 @@ func (t *transaction) token(id string) (tok Token, known bool, err error) {
 // Tokens returns every token that an administrator made, the oldest first.
 func (r *Registry) Tokens(ctx context.Context) ([]Token, error) {
 	return scanAll(ctx, r.readers, scanToken, tokenColumns+`WHERE order_id = '' ORDER BY created, id`)
-}
-
-// passwordRounds of PBKDF2-HMAC-SHA256: what OWASP asks for (Password Storage Cheat Sheet, 2023).
-const passwordRounds = 600_000
-
-// CreateAdministrator makes an administrator. The password is kept as a salted hash only
-// ("pbkdf2-sha256$rounds$salt$hash", base64).
-func (r *Registry) CreateAdministrator(ctx context.Context, name, password string) error {
-	salt := make([]byte, 16)
-	rand.Read(salt)
-	hash, err := pbkdf2.Key(sha256.New, password, salt, passwordRounds, sha256.Size)
-	if err != nil {
-		return err
-	}
-	b64 := base64.RawStdEncoding
-	text := fmt.Sprintf("pbkdf2-sha256$%d$%s$%s", passwordRounds, b64.EncodeToString(salt), b64.EncodeToString(hash))
-	return r.write(ctx, func(t *transaction) error {
-		_, err := t.exec(`INSERT INTO administrators (name, password_hash, created) VALUES ($1, $2, $3)`, name, text, millis(t.now))
-		return err
-	})
 }

@@ -88,3 +88,23 @@ func (p Preview) Sentences(l Language) []string {
 func sameHosts(a, b []hostid.ID) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(a, func(id hostid.ID) bool { return !slices.Contains(b, id) })
 }
+
+var ruleWords = map[string]struct{ en, ja string }{
+	"other-board": {
+		"The right key on another board: the main board was replaced if disk and case are the known ones, and nobody else is heard.",
+		"鍵は正しいが基板が異なる場合: ディスクと筐体が登録済みのもので、ほかの報告がなければ、マザーボードの交換とします。"},
+	"same-board": {
+		"A new host ID on the board of another asset: the same PC if two board facts agree, none differs, and the other one is silent.",
+		"新しいホスト識別子が別の資産の基板から報告した場合: 基板の情報が二つ以上一致し、異なるものがなく、相手の報告が途絶えていれば、同一の PC とします。"},
+	"replacement": {
+		"A statement to have replaced a host ID that proves nothing: believed if the evidence suffices for same-board.",
+		"ホスト識別子を置き換えたという申告が証明にならない場合: 根拠が same-board の条件を満たせば、申告を認めます。"},
+}
+
+// Sentence says what the rule decides, if it may.
+func (u Rule) Sentence(l Language) string {
+	if l == Japanese {
+		return ruleWords[u.Name].ja
+	}
+	return ruleWords[u.Name].en
+}
