@@ -89,6 +89,28 @@ func (t *tally) count(v verdict, name string, by int) {
 	}
 }
 
+// lacksHosts reports a reason that fewer hosts are named for than it has: those that were named fail no longer, and of the
+// others only the keys are kept.
+func (t *tally) lacksHosts() bool {
+	for code, n := range t.sum.Reasons {
+		if len(t.sum.Hosts[code]) < min(n, amtinit.FirstHosts) {
+			return true
+		}
+	}
+	return false
+}
+
+// name names a host for the reason that was its last, if that is this one and lacks hosts.
+func (t *tally) name(key amtinit.HostKey, name string, v verdict) {
+	if v < firstReason || t.last[key] != v {
+		return
+	}
+	code := t.reasons[v-firstReason].Code
+	if hosts := t.sum.Hosts[code]; len(hosts) < amtinit.FirstHosts && !slices.Contains(hosts, name) {
+		t.sum.Hosts[code] = append(hosts, name)
+	}
+}
+
 // failed reports a host whose last outcome is a failure; finished one that has an outcome at all.
 func (t *tally) failed(key amtinit.HostKey) bool { return t.last[key] >= firstReason }
 
@@ -180,6 +202,17 @@ func (c *command) loadJournal(dir string) *problem {
 	}
 	c.say(remark.text.In(c.lang))
 	return nil
+}
+
+// nameHosts finds hosts for the reasons that lack them, in the journal: it has the outcomes of this run, too. A journal that
+// cannot be read any more costs names, and no more.
+func (c *command) nameHosts() {
+	if !c.tally.lacksHosts() || c.past == nil {
+		return
+	}
+	amtinit.LoadJournal(filepath.Dir(c.past.Path), c.list.source, func(t *amtinit.JournalTarget) {
+		c.tally.name(t.Key(), t.Name(), c.tally.verdict(t.Reason, t.Already))
+	})
 }
 
 // shellLine is a command to type: it is shown whole.

@@ -149,6 +149,16 @@ func TestTally(t *testing.T) {
 					}
 				}
 			}
+			if rapid.IntRange(0, 9).Draw(t, "named") == 0 {
+				for h, c := range last {
+					tally.name(amtinit.Target{Host: h}.Key(), h, tally.verdict(c, false))
+				}
+				for code, n := range tally.sum.Reasons {
+					if len(tally.sum.Hosts[code]) != min(n, amtinit.FirstHosts) || tally.lacksHosts() {
+						t.Fatalf("%s: %d hosts, named are %v", code, n, tally.sum.Hosts[code])
+					}
+				}
+			}
 			if tally.finished(amtinit.Target{Host: "never"}.Key()) || tally.failed(amtinit.Target{Host: "never"}.Key()) {
 				t.Fatal("a host without an outcome has one")
 			}

@@ -264,6 +264,7 @@ func (c *command) work(ctx context.Context) int {
 		return c.complain(newProblem(exitOther, textSystem, err))
 	}
 
+	c.nameHosts()
 	sum := c.tally.sum
 	unfinished := c.planned - done
 	exit := exitCode(c.list.count, sum, c.out.err != nil || logErr != nil || journalErr != nil || c.list.err != nil || unfinished > 0)
