@@ -85,6 +85,9 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 	if p.inConflict, err = t.inConflict(p.branch.id); err != nil {
 		return reply, err
 	}
+	if err := t.contact(); err != nil {
+		return reply, err
+	}
 	t.conflictsChanged = false
 	switch {
 	case !proven:
@@ -94,7 +97,9 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 	case p.branch.blocked:
 		err = t.checkedIn(h)
 	default:
-		reply.Named, err = t.acceptProven(v, h, e, p)
+		if err = t.heardAgain(h); err == nil {
+			reply.Named, err = t.acceptProven(v, h, e, p)
+		}
 	}
 	if err != nil {
 		return reply, err

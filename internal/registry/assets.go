@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"samehost/internal/hardware"
@@ -20,7 +21,7 @@ const (
 	InConflict State = "conflict" // a conflict about it is open
 	Pending    State = "pending"  // reinstalled or replaced; waits for the former line to be silent
 	Live       State = "live"     // checked in within three intervals
-	Silent     State = "silent"
+	Silent     State = "silent"   // not; Deleted, Retired and Archived go before all of these
 )
 
 // The states of what is no asset (Unmatched).
@@ -41,6 +42,9 @@ type Asset struct {
 	Seen        Seen        `json:"last_report"`
 
 	Initialization *Initialization `json:"initialization"` // the last attempt from the network; null: none
+
+	Maintenance *Maintenance `json:"maintenance,omitempty"` // by which it is deleted, retired or archived
+	HeardSince  bool         `json:"heard_since,omitzero"`  // retired, and its PC has checked in since
 }
 
 // HostDetail is one host ID of an asset.
@@ -54,6 +58,7 @@ type HostDetail struct {
 	Blocked     bool      `json:"blocked"`
 	Epochs      int       `json:"epochs"`
 	Branches    int       `json:"branches"`
+	Succeeded   bool      `json:"succeeded,omitzero"` // of another PC, whose place this asset's took
 }
 
 // AssetDetail is everything about one asset but its history.
@@ -63,6 +68,8 @@ type AssetDetail struct {
 	Created time.Time      `json:"created"`
 	Hosts   []HostDetail   `json:"hosts"`
 	Open    []Conflict     `json:"open_conflicts"`
+
+	Predecessors []Predecessor `json:"predecessors,omitempty"` // whose place its PC took, the last one first
 }
 
 // One row per host of every asset that has hosts; rows of an asset follow each other.
@@ -72,7 +79,8 @@ const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host, a.se
 	h.host_id, h.enrolled, h.replaced_by, h.copy_of, h.token_id, h.last_checkin,
 	EXISTS (SELECT 1 FROM blocks l WHERE l.host_id = h.host_id AND l.key = h.key AND l.lifted IS NULL),
 	(SELECT COUNT(*) FROM epochs e WHERE e.host_id = h.host_id AND e.proven),
-	(SELECT COUNT(*) FROM epochs e JOIN branches b ON b.epoch_id = e.id WHERE e.host_id = h.host_id AND e.proven)
+	(SELECT COUNT(*) FROM epochs e JOIN branches b ON b.epoch_id = e.id WHERE e.host_id = h.host_id AND e.proven),
+	COALESCE(h.deleted, 0), COALESCE(h.archived, 0), COALESCE(h.retired, 0), COALESCE(h.succeeded, 0)
 	FROM assets a JOIN hosts h ON h.asset_id = a.id
 	LEFT JOIN branches k ON k.id = a.keeper LEFT JOIN branches w ON w.id = a.waiting `
 
@@ -83,6 +91,7 @@ type assetRow struct {
 	pending   bool
 	conflicts int
 	host      HostDetail
+	marks     marks
 }
 
 func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
@@ -91,11 +100,13 @@ func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 	var seenAt, enrolled, last sql.NullInt64
 	var replacedBy, copyOf, token sql.NullString
 	err = scan(&r.id, &created, &factsText, &seenText, &seenHost, &seenAt, &r.pending, &r.conflicts,
-		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Blocked, &r.host.Epochs, &r.host.Branches)
+		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Blocked, &r.host.Epochs, &r.host.Branches,
+		&r.marks.deleted, &r.marks.archived, &r.marks.retired, &r.marks.succeeded)
 	if err != nil {
 		return r, err
 	}
 	r.created = fromMillis(created)
+	r.host.Succeeded = r.marks.succeeded != 0
 	r.host.Enrolled, r.host.LastCheckin = fromNullTime(enrolled), fromNullTime(last)
 	r.host.ReplacedBy, r.host.CopyOf, r.host.Token = replacedBy.String, copyOf.String, token.String
 	if r.host.HostID, err = hostid.ParseID(host); err != nil {
@@ -105,9 +116,10 @@ func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 	return r, r.a.decode(factsText, seenText, seenHost)
 }
 
-func (r *Registry) details(rows []assetRow, attempts map[int64]lastAttempt) []AssetDetail {
+func (r *Registry) details(rows []assetRow, attempts map[int64]lastAttempt, inForce map[int64]Maintenance) []AssetDetail {
 	now := r.now()
 	var all []AssetDetail
+	var hosts [][]assetRow // of each, but for those of predecessors
 	for i, row := range rows {
 		if i == 0 || rows[i-1].id != row.id {
 			d := AssetDetail{
@@ -119,11 +131,19 @@ func (r *Registry) details(rows []assetRow, attempts map[int64]lastAttempt) []As
 				last, d.Initialization = &l, &l.Initialization
 			}
 			d.Initialized = initialized(row.a.seen.initialized(), row.a.seenAt, last)
-			all = append(all, d)
+			end := i + 1
+			for end < len(rows) && rows[end].id == row.id {
+				end++
+			}
+			own := ownHosts(rows[i:end], func(r assetRow) int64 { return r.marks.succeeded })
+			for _, h := range own {
+				d.LastCheckin = later(d.LastCheckin, h.host.LastCheckin)
+			}
+			d.Predecessors = predecessors(rows[i:end], inForce)
+			all, hosts = append(all, d), append(hosts, own)
 		}
 		d := &all[len(all)-1]
 		d.Hosts = append(d.Hosts, row.host)
-		d.LastCheckin = later(d.LastCheckin, row.host.LastCheckin)
 		switch {
 		case row.host.Blocked && (row.host.HostID == d.HostID || d.HostID.IsZero()):
 			d.State = Blocked
@@ -141,7 +161,13 @@ func (r *Registry) details(rows []assetRow, attempts map[int64]lastAttempt) []As
 	for i := range all {
 		d := &all[i]
 		if d.HostID.IsZero() { // its only reports so far were deltas or came from another board
-			d.HostID = d.Hosts[0].HostID
+			d.HostID = hosts[i][0].host.HostID
+		}
+		if hidden, id := hiddenBy(marksOf(hosts[i])); hidden != "" {
+			d.State = hidden
+			if m, ok := inForce[id]; ok {
+				d.Maintenance, d.HeardSince = &m, hidden == Retired && d.LastCheckin.After(m.Made)
+			}
 		}
 		d.HostIDs = append(d.HostIDs, d.HostID)
 		for _, h := range d.Hosts {
@@ -153,8 +179,18 @@ func (r *Registry) details(rows []assetRow, attempts map[int64]lastAttempt) []As
 	return all
 }
 
-// Assets returns every asset, the oldest first.
+// Assets returns every asset, the oldest first, also those that are retired or archived (State.Listed), but none that is
+// deleted.
 func (r *Registry) Assets(ctx context.Context) ([]AssetDetail, error) {
+	all, err := r.allAssets(ctx)
+	return slices.DeleteFunc(all, func(d AssetDetail) bool { return d.State == Deleted }), err
+}
+
+func (r *Registry) allAssets(ctx context.Context) ([]AssetDetail, error) {
+	inForce, err := r.inForce(ctx, 0)
+	if err != nil {
+		return nil, fmt.Errorf("assets: %w", err)
+	}
 	rows, err := scanAll(ctx, r.readers, scanAssetRow, assetColumns+`ORDER BY a.id, COALESCE(h.enrolled, 0), h.host_id`)
 	if err != nil {
 		return nil, fmt.Errorf("assets: %w", err)
@@ -163,10 +199,10 @@ func (r *Registry) Assets(ctx context.Context) ([]AssetDetail, error) {
 	if err != nil {
 		return nil, fmt.Errorf("assets: %w", err)
 	}
-	return r.details(rows, attempts), nil
+	return r.details(rows, attempts, inForce), nil
 }
 
-// Asset returns the asset that a host ID belongs to, an alias included; ErrUnknown if there is none.
+// Asset returns the asset that a host ID belongs to, an alias included, also one that is deleted; ErrUnknown if there is none.
 func (r *Registry) Asset(ctx context.Context, id hostid.ID) (AssetDetail, error) {
 	rows, err := scanAll(ctx, r.readers, scanAssetRow,
 		assetColumns+`WHERE a.id = (SELECT asset_id FROM hosts WHERE host_id = $1) ORDER BY COALESCE(h.enrolled, 0), h.host_id`, id.String())
@@ -180,7 +216,14 @@ func (r *Registry) Asset(ctx context.Context, id hostid.ID) (AssetDetail, error)
 	if err != nil {
 		return AssetDetail{}, fmt.Errorf("asset: %w", err)
 	}
-	d := r.details(rows, attempts)[0]
+	inForce, err := r.inForce(ctx, rows[0].id)
+	if err != nil {
+		return AssetDetail{}, fmt.Errorf("asset: %w", err)
+	}
+	d := r.details(rows, attempts, inForce)[0]
+	if err := r.comments(ctx, d.Predecessors); err != nil {
+		return AssetDetail{}, fmt.Errorf("asset: %w", err)
+	}
 	open, err := r.conflicts(ctx, `WHERE c.asset_id = $1 AND c.closed IS NULL`, rows[0].id)
 	d.Open = append(d.Open, open...)
 	return d, err

@@ -17,7 +17,7 @@ import (
 // Conflict is something about identity that has to be decided, or was. The meaning of its JSON names never changes.
 type Conflict struct {
 	ID       int64           `json:"id"`
-	Kind     string          `json:"kind"` // other-key, other-board, same-board, overlap, replacement, observed
+	Kind     string          `json:"kind"` // other-key, other-board, same-board, overlap, replacement, observed, duplicate
 	HostID   hostid.ID       `json:"host_id"`
 	Other    hostid.ID       `json:"other_host_id,omitzero"` // the other host that it is about
 	Status   Status          `json:"status"`
@@ -101,9 +101,10 @@ func (c Conflict) Sentence(l Language) string {
 	return sentence(kind, c.HostID, c.Evidence, l)
 }
 
-// Conflicts returns the open conflicts, those that wait for an acknowledgement included, the oldest first.
+// Conflicts returns the open conflicts, those that wait for an acknowledgement included, the oldest first; not those about
+// deleted assets.
 func (r *Registry) Conflicts(ctx context.Context) ([]Conflict, error) {
-	return r.conflicts(ctx, `WHERE c.closed IS NULL`)
+	return r.conflicts(ctx, `WHERE c.closed IS NULL AND `+assetInSight(`c.asset_id`))
 }
 
 // ClosedConflicts returns the last of those that were closed, the one closed last first.

@@ -48,14 +48,17 @@ type host struct {
 	since    time.Time // from when it was heard without three intervals of silence
 	enrolled int64
 	last     time.Time // its last check-in, presented or not
+	marks    marks
 }
 
-const hostColumns = `SELECT host_id, asset_id, home, key, proof_key, keeper, waiting, facts, seen, heard, since, COALESCE(enrolled, 0), last_checkin FROM hosts `
+const hostColumns = `SELECT host_id, asset_id, home, key, proof_key, keeper, waiting, facts, seen, heard, since, COALESCE(enrolled, 0), last_checkin,
+	COALESCE(deleted, 0), COALESCE(archived, 0), COALESCE(retired, 0), COALESCE(succeeded, 0) FROM hosts `
 
 func scanHost(scan func(...any) error) (h host, err error) {
 	var id, factsText, seenText string
 	var keeper, waiting, heard, since, last sql.NullInt64
-	err = scan(&id, &h.asset, &h.home, (*[]byte)(&h.key), (*[]byte)(&h.proofKey), &keeper, &waiting, &factsText, &seenText, &heard, &since, &h.enrolled, &last)
+	err = scan(&id, &h.asset, &h.home, (*[]byte)(&h.key), (*[]byte)(&h.proofKey), &keeper, &waiting, &factsText, &seenText, &heard, &since, &h.enrolled, &last,
+		&h.marks.deleted, &h.marks.archived, &h.marks.retired, &h.marks.succeeded)
 	if err != nil {
 		return h, err
 	}
@@ -89,9 +92,10 @@ func (t *transaction) saveHost(h host) error {
 // The host that keeps it is, of those that are live at the latest report of any, the one that has been heard without
 // three intervals of silence for longest: who comes later waits until the former is silent. Facts are those that this host
 // knows; what it does not know is taken from hosts that kept the asset before it on a board that is not another one. The
-// words are those of the host that was heard last.
+// words are those of the host that was heard last. Hosts of a predecessor, which is another PC, say nothing.
 func (t *transaction) derive(id int64, all []host) asset {
 	a := asset{id: id}
+	all = ownHosts(all, func(h host) int64 { return h.marks.succeeded })
 	var hosts []host
 	limit := t.now.Add(slack) // later than that only while the manager's clock is set back
 	for _, future := range []bool{false, true} {
@@ -210,7 +214,14 @@ func (t *transaction) ungroup(id int64) error {
 	if _, err := t.get(`SELECT asset_id FROM hosts WHERE host_id = $1`, []any{moved[0]}, []any{&root}); err != nil {
 		return err
 	}
-	return t.move(moved, root, from)
+	if err := t.move(moved, root, from); err != nil {
+		return err
+	}
+	apart, err := t.separated(moved)
+	if err == nil && apart {
+		_, _, err = t.regroup(from)
+	}
+	return err
 }
 
 // move takes hosts from one asset to another and makes both anew.

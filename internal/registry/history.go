@@ -263,6 +263,57 @@ var sentences = map[string]struct{ en, ja string }{
 	"conflict-observed": {
 		"The client of host ID {host_id} reports \"{observed}\", which has to be decided on: {detail}",
 		"ホスト識別子 {host_id} のクライアントから判断の必要な報告「{observed}」: {detail}"},
+	"conflict-duplicate": {
+		"{other_name} (host ID {other_host}) and {name} (host ID {host}) agree in {by}: {values}.",
+		"{other_name} (ホスト識別子 {other_host}) と {name} (ホスト識別子 {host}) は {by} が一致しています: {values}。"},
+	"deleted": {
+		"{who} deleted asset {name} ({trigger}): deletion {deletion}. Nothing of it is erased.",
+		"{who} が資産 {name} を削除しました ({trigger})。削除番号は {deletion} です。情報は消去していません。"},
+	"restored": {
+		"{who} restored asset {name} ({trigger}), which was deleted: deletion {deletion}.",
+		"{who} が削除された資産 {name} を復元しました ({trigger})。削除番号は {deletion} です。"},
+	"came-back": {
+		"Asset {name} was deleted (deletion {deletion}), but its PC checked in with its key under host ID {host_id}: the asset is restored.",
+		"資産 {name} は削除されていました (削除番号 {deletion}) が、その PC がホスト識別子 {host_id} の鍵で報告したため復元しました。"},
+	"archived": {
+		"Asset {name} was archived ({trigger}): it has not been heard since {since}.",
+		"資産 {name} を保管庫に移しました ({trigger})。最後の報告は {since} です。"},
+	"archive-held": {
+		"Nothing was archived: {assets} of {of} assets would be at once, which have been silent for {days} days. See whether a network is cut off; samehost-manager archive does it all the same.",
+		"保管庫への移動を見合わせました。{days} 日間報告のない資産が {of} 台中 {assets} 台あります。ネットワークの障害がないか確認してください。移動する場合は samehost-manager archive を実行してください。"},
+	"unarchived": {
+		"{who} took asset {name} out of the archive ({trigger}).",
+		"{who} が資産 {name} を保管庫から戻しました ({trigger})。"},
+	"came-back-archived": {
+		"The PC of asset {name} checked in again under host ID {host_id}: the asset is archived no longer.",
+		"資産 {name} の PC がホスト識別子 {host_id} で再び報告したため、保管庫から戻しました。"},
+	"retired": {
+		"{who} retired asset {name} ({trigger}).",
+		"{who} が資産 {name} を廃棄済みとしました ({trigger})。"},
+	"unretired": {
+		"{who} took back that asset {name} is retired ({trigger}).",
+		"{who} が資産 {name} の廃棄を取り消しました ({trigger})。"},
+	"heard-retired": {
+		"The PC of host ID {host_id} is retired, but it checked in; it is served, and stays retired.",
+		"ホスト識別子 {host_id} の PC は廃棄済みですが、報告がありました。応答しますが、廃棄済みのままです。"},
+	"succeeded": {
+		"{who} put {new_name} (host ID {new}) in the place of {old_name} (host ID {old}); the old PC is retired ({trigger}).",
+		"{who} が {old_name} (ホスト識別子 {old}) を {new_name} (ホスト識別子 {new}) に置き換えました。古い PC は廃棄済みです ({trigger})。"},
+	"unsucceeded": {
+		"{who} took back that host ID {new} took the place of host ID {old} ({trigger}).",
+		"{who} がホスト識別子 {old} から {new} への置き換えを取り消しました ({trigger})。"},
+	"heard-succeeded": {
+		"The PC of host ID {host_id} was succeeded by another one, but it checked in; it is served, and changes nothing of its successor.",
+		"ホスト識別子 {host_id} の PC は別の PC に置き換え済みですが、報告がありました。応答しますが、後継の PC の情報は変更しません。"},
+	"amt-cleared": {
+		"{who} removed our application from the AMT of {name} at {address}.",
+		"{who} が {address} の {name} の AMT からホスト識別子の領域の登録を削除しました。"},
+	"amt-clear": {
+		"{who} found nothing of ours to remove from the AMT of {name} at {address}.",
+		"{who} が {address} の {name} の AMT を確認しましたが、削除すべき登録はありませんでした。"},
+	"trigger-command":  {"by command", "コマンド"},
+	"trigger-api":      {"over the API", "API"},
+	"trigger-schedule": {"by schedule", "スケジュール"},
 }
 
 func sentence(kind string, host hostid.ID, evidence json.RawMessage, l Language) string {
@@ -296,7 +347,7 @@ func sentence(kind string, host hostid.ID, evidence json.RawMessage, l Language)
 		switch {
 		case name == "host_id":
 			b.WriteString(host.String())
-		case ok && (name == "why" || name == "verb" || name == "order"): // our own words, in every language
+		case ok && (name == "why" || name == "verb" || name == "order" || name == "trigger"): // our own words, in every language
 			b.WriteString(sentence(fmt.Sprint(name, "-", v), host, nil, l))
 		case ok && v != "":
 			fmt.Fprint(&b, v)

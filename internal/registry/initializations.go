@@ -506,7 +506,7 @@ func (t *transaction) rematchAsset(asset int64, uuid string) error {
 	const byLabel = `host_id IS NULL AND label IN (SELECT label FROM asset_names WHERE asset_id = `
 	if uuid != "" {
 		// First what its names gave it and its UUID now speaks against.
-		err := t.rematch(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = $1) AND matched = 'name' AND uuid <> '' AND uuid <> $2`, asset, uuid)
+		err := t.rematch(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = $1 AND succeeded IS NULL) AND matched = 'name' AND uuid <> '' AND uuid <> $2`, asset, uuid)
 		if err != nil {
 			return err
 		}
@@ -553,10 +553,13 @@ func (t *transaction) rejudge(a attempt) error {
 		return nil
 	}
 	var current int64
-	if _, err := t.get(`SELECT asset_id FROM hosts WHERE host_id = $1`, []any{a.host}, []any{&current}); err != nil {
+	var succeeded bool
+	if _, err := t.get(`SELECT asset_id, succeeded IS NOT NULL FROM hosts WHERE host_id = $1`, []any{a.host}, []any{&current, &succeeded}); err != nil {
 		return err
 	}
 	switch {
+	case succeeded: // it is about the PC before, whose board its asset does not know any more
+		return nil
 	case asset == current:
 		if how == a.matched {
 			return nil
@@ -679,7 +682,7 @@ func scanLastAttempt(scan func(...any) error) (l lastAttempt, err error) {
 
 // lastAttempts returns the last attempt of each asset, or of the one asset that has that host ID.
 func (r *Registry) lastAttempts(ctx context.Context, of hostid.ID) (map[int64]lastAttempt, error) {
-	query, args := `SELECT h.asset_id, i.counted, i.result, i.matched FROM initializations i JOIN hosts h ON h.host_id = i.host_id WHERE i.newest`, []any(nil)
+	query, args := `SELECT h.asset_id, i.counted, i.result, i.matched FROM initializations i JOIN hosts h ON h.host_id = i.host_id WHERE i.newest AND h.succeeded IS NULL`, []any(nil)
 	if !of.IsZero() {
 		query, args = query+` AND i.host_id IN (SELECT host_id FROM hosts WHERE asset_id = (SELECT asset_id FROM hosts WHERE host_id = $1))`, []any{of.String()}
 	}

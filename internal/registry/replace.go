@@ -206,6 +206,9 @@ func (t *transaction) judge(v checkin.VerifiedReport, h host, st checkin.Replace
 		if evidence["grouping"], err = t.group(newHost.asset, oldHost.asset, byProof); err != nil {
 			return "", err
 		}
+		if err := t.takenFor(st.New, st.Old, true); err != nil {
+			return "", err
+		}
 	}
 	if _, err := t.exec(`UPDATE hosts SET replaced_by = $1 WHERE host_id = $2`, st.New.String(), st.Old.String()); err != nil {
 		return "", err

@@ -102,6 +102,8 @@ func (c conflictRow) verbs() []Verb {
 	switch {
 	case !c.closed.IsZero():
 		return []Verb{}
+	case c.kind == "duplicate": // nobody reported anything wrong
+		return []Verb{Merge, KeepBoth}
 	case c.otherHost.IsZero() && (c.kind == "same-board" || c.kind == "replacement"), c.observed() == hostid.OtherID && c.otherHost.IsZero():
 		return []Verb{KeepBoth, Block} // there is nothing known here to merge with
 	}
@@ -221,7 +223,7 @@ func (t *transaction) resolve(c conflictRow, verb Verb, who, why string) (id int
 	switch {
 	case verb == Block:
 		err = p.block()
-	case c.kind == "same-board", c.kind == "replacement", c.kind == "overlap" && !c.otherHost.IsZero():
+	case c.kind == "same-board", c.kind == "replacement", c.kind == "duplicate", c.kind == "overlap" && !c.otherHost.IsZero():
 		err = p.hosts(verb)
 	case c.kind == "overlap":
 		err = p.overlap(verb)
@@ -480,6 +482,9 @@ func (t *transaction) joinHosts(resolution int64, a, b hostid.ID) error {
 		}
 	} else {
 		id, err := t.group(x.asset, y.asset, madeBy)
+		if err == nil {
+			err = t.takenFor(a, b, false)
+		}
 		if err != nil {
 			return err
 		}
