@@ -87,8 +87,8 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 		EN: "[amt] tls = true needs tls_ca or tls_pin beside it; set one of them in %s",
 		JA: "[amt]でtls = trueを指定する場合は、tls_caまたはtls_pinが必要です。%sに設定してください"}
 	textLog = amtinit.Text{
-		EN: "%v; make the folder, or name a writable one as data_dir in %s",
-		JA: "ログファイルに書き込めません: %v。フォルダを作成するか、書き込みできるフォルダを%sのdata_dirに指定してください"}
+		EN: "%v; see that the folder is there, can be written and has room, or name another one as data_dir in %s",
+		JA: "ログファイルに書き込めません: %v。フォルダがあること、書き込みできること、空きがあることを確認するか、ほかのフォルダを%sのdata_dirに指定してください"}
 	textStdout = amtinit.Text{
 		EN: "standard output cannot be written: %v",
 		JA: "標準出力に書き込めません: %v"}
@@ -102,8 +102,8 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 		EN: "%d of %d targets were never finished, and are not done; do them with: %s",
 		JA: "%[2]d台のうち%[1]d台は、まだ一度も処理が終わっていません。次のコマンドで実行してください: %[3]s"}
 	textFolder = amtinit.Text{
-		EN: "%v; make the folder, or name a writable one as data_dir in %s",
-		JA: "ジャーナルを使用できません: %v。フォルダを作成するか、書き込みできるフォルダを%sのdata_dirに指定してください"}
+		EN: "%v; see that the folder is there, can be written and has room, or name another one as data_dir in %s",
+		JA: "ジャーナルを使用できません: %v。フォルダがあること、書き込みできること、空きがあることを確認するか、ほかのフォルダを%sのdata_dirに指定してください"}
 	textJournal = amtinit.Text{
 		EN: "%v; nothing further was begun, and what is not in the journal is not claimed; see that it can be written, then go on with: %s",
 		JA: "ジャーナルに書き込めません: %v。新しい実行先の処理を中止しました。ジャーナルに記録できなかった結果は出力していません。書き込みできるようにしてから、次のコマンドで続行してください: %s"}
