@@ -134,6 +134,9 @@ func (t *transaction) join(id hostid.ID, branchID int64, digest string, e epoch)
 	if _, err := t.exec(`DELETE FROM branches WHERE id = $1`, next.id); err != nil {
 		return err
 	}
+	if err := t.settleJoined(branchID); err != nil {
+		return err
+	}
 	if err := t.record(id, "gap-closed", map[string]any{"epoch": e.epoch, "report": digest}); err != nil {
 		return err
 	}
@@ -142,6 +145,31 @@ func (t *transaction) join(id hostid.ID, branchID int64, digest string, e epoch)
 			return err
 		}
 		if err := t.record(id, "fork", map[string]any{"epoch": e.epoch, "report": b.tip, "previous": digest}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleJoined closes the conflicts about an overlap of two lines that turned out to be one: reports were late, and nobody was
+// there twice.
+func (t *transaction) settleJoined(branchID int64) error {
+	type settled struct {
+		id   int64
+		host string
+	}
+	all, err := collect(t, func(scan func(...any) error) (s settled, err error) { return s, scan(&s.id, &s.host) },
+		`SELECT c.id, c.host_id FROM conflicts c JOIN conflict_lines l ON l.conflict_id = c.id WHERE c.kind = 'overlap' AND c.closed IS NULL AND l.branch_id = $1
+			AND (SELECT COUNT(*) FROM conflict_lines o WHERE o.conflict_id = c.id AND o.left_at IS NULL) < 2 ORDER BY c.id`, branchID)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		host, err := hostid.ParseID(s.host)
+		if err != nil {
+			return err
+		}
+		if err := t.closeConflict(s.id, "overlap", host, "conflict-late"); err != nil {
 			return err
 		}
 	}

@@ -131,6 +131,9 @@ var sentences = map[string]struct{ en, ja string }{
 	"conflict-settled": {
 		"Conflict {conflict} about host ID {host_id} was settled by proof: both host IDs are one asset.",
 		"ホスト識別子 {host_id} に関する競合 {conflict} は、証明により解決しました。両方のホスト識別子は一つの資産です。"},
+	"conflict-late": {
+		"Conflict {conflict} about host ID {host_id} is closed: a report that came late shows that there was one system, not two.",
+		"ホスト識別子 {host_id} に関する競合 {conflict} は、遅れて届いた報告によりシステムが一つと判明したため、終了しました。"},
 	"conflict-overlap": {
 		"Two systems of one asset, host IDs {host} and {other_host}, were alive at the same time for {seconds} seconds.",
 		"一つの資産の二つのシステム (ホスト識別子 {host} と {other_host}) が {seconds} 秒間同時に動作していました。"},
@@ -218,6 +221,9 @@ var sentences = map[string]struct{ en, ja string }{
 	"why-overlap-first": {
 		"Neither board nor disk tells which one is the original; the one that was heard first keeps the host ID.",
 		"基板からもディスクからも、元の PC を判別できません。先に報告のあったほうがホスト識別子を保持します。"},
+	"why-overlap-unproven": {
+		"Nothing tells them apart, and one PC looks the same whose reports were withheld on their way and arrive late.",
+		"両者を区別できる情報がありません。一台の PC の報告が途中で止められ、遅れて届いた場合も同じように見えます。"},
 	"why-overlap-shared": {
 		"Both claim the same board while both are alive: a value that they share, or a forged one.",
 		"両方が同時に動作しながら同じ基板であると主張しています。共通の値か、偽造された値です。"},

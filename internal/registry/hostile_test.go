@@ -349,3 +349,57 @@ func TestBackupIsPrivate(t *testing.T) {
 	must(t, err)
 	expect(t, "asset", a, m.asset(p.report.HostID))
 }
+
+// Two reports of a PC are withheld, and delivered while it lives on, at the pace at which they were made: its past runs beside its
+// present. Where no facts tell it from a copy of itself, it is asked about, and nobody is ordered away.
+func TestWithheldReports(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		facts hardware.Facts
+		epoch bool // the PC was reinstalled meanwhile
+	}{
+		"board known":                    {board("alpha"), false},
+		"only the disk known":            {onlyDisk(1), false},
+		"nothing known":                  {hardware.Facts{}, false},
+		"board known, reinstalled":       {board("alpha"), true},
+		"only disk known, reinstalled":   {onlyDisk(1), true},
+		"nothing known, and reinstalled": {hardware.Facts{}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newManager(t)
+			p := newPC(m, "alpha")
+			p.report.Facts = tt.facts
+			p.begin(checkin.EpochRestore)
+			p.checkIn()
+			var held []checkin.SignedReport
+			for range 3 {
+				m.pass(3 * time.Minute)
+				held = append(held, p.next())
+			}
+			if p.start(); tt.epoch {
+				m.pass(time.Hour)
+				p.begin(checkin.EpochRestore)
+			}
+			p.checkIn()
+			for _, s := range held[:2] {
+				m.pass(3 * time.Minute)
+				p.checkIn()
+				p.send(s)
+			}
+			for range 2 {
+				m.pass(3 * time.Minute)
+				expect(t, "orders", len(p.checkIn().Orders), 0)
+			}
+			expect(t, "conflicts", m.conflictKinds(), []string{"overlap"})
+			expect(t, "assets", m.assetCount(), 1)
+			p.send(held[2])
+			if p.checkIn(); tt.epoch {
+				return
+			}
+			expect(t, "conflicts once the whole line is there", m.conflictKinds(), nil)
+			kinds := m.kinds(p.report.HostID)
+			expect(t, "last events", kinds[len(kinds)-2:], []string{"conflict-late", "gap-closed"})
+		})
+	}
+}

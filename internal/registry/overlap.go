@@ -284,7 +284,7 @@ func (t *transaction) overlapOfLines(h host, s sideBySide) (ordered int64, err e
 	case "overlap-shared":
 		subject += " shared"
 		evidence["shared"] = t.agreeing(s.m.facts, s.o.facts)
-	case "overlap-restored", "overlap-again":
+	case "overlap-restored", "overlap-again", "overlap-unproven":
 		subject += " " + why
 	}
 	evidence["why"] = why
@@ -334,6 +334,9 @@ func (t *transaction) copyOf(h host, s sideBySide) (loser interval, why string, 
 			if s.o.branch < s.m.branch {
 				keeps, loser = s.o, s.m
 			}
+			if proven, err := t.twoSystems(s); err != nil || !proven {
+				return loser, "overlap-unproven", err
+			}
 		}
 	}
 	if loser.by == checkin.EpochRestore && keeps.by != checkin.EpochRestore {
@@ -344,6 +347,21 @@ func (t *transaction) copyOf(h host, s sideBySide) (loser interval, why string, 
 		why = "overlap-again"
 	}
 	return loser, why, err
+}
+
+// twoSystems reports whether two lines that neither board nor a known disk tells apart are certainly two systems. Reports that were
+// withheld on their way and delivered later, at the pace at which they were made, let the past of one PC run beside its present. But no
+// PC lets two reports follow one: where neither line has a gap before it, they forked.
+func (t *transaction) twoSystems(s sideBySide) (bool, error) {
+	mine, others := t.evidence(s.m.facts)[hostid.DiskSerial], t.evidence(s.o.facts)[hostid.DiskSerial]
+	if mine != "" && others != "" && mine != others {
+		return true, nil
+	}
+	if s.m.epoch != s.o.epoch {
+		return false, nil
+	}
+	gap, err := t.get(`SELECT 1 FROM branches WHERE id IN ($1, $2) AND missing IS NOT NULL LIMIT 1`, []any{s.m.branch, s.o.branch}, []any{new(int)})
+	return !gap, err
 }
 
 // orderedAgain reports that the PC which reports these facts took new host IDs in place of this one time and again.
