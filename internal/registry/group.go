@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/ed25519"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -178,7 +179,7 @@ func (t *transaction) indexBoard(a asset) error {
 	return nil
 }
 
-// group joins one asset to another, both roots; what they are then comes from all hosts of both.
+// group joins a root to another asset of another group; what the root above is then comes from all hosts of both.
 func (t *transaction) group(from, into int64, madeBy string) (id int64, err error) {
 	id, err = t.insert(`INSERT INTO groupings (from_asset, into_asset, made_by, made) VALUES ($1, $2, $3, $4)`, from, into, madeBy, millis(t.now))
 	if err != nil {
@@ -191,7 +192,19 @@ func (t *transaction) group(from, into int64, madeBy string) (id int64, err erro
 	if err != nil {
 		return 0, err
 	}
-	return id, t.move(moved, from, into)
+	root := into
+	for n := 0; ; n++ {
+		above := int64(0)
+		found, err := t.get(`SELECT into_asset FROM groupings WHERE from_asset = $1 AND undone IS NULL`, []any{root}, []any{&above})
+		if err != nil || n > maxDepth {
+			return 0, fmt.Errorf("asset %d: groupings: %w", into, cmp.Or(err, errCircle))
+		}
+		if !found {
+			break
+		}
+		root = above
+	}
+	return id, t.move(moved, from, root)
 }
 
 // ungroup takes back a grouping, whatever was joined or reported since.
@@ -266,7 +279,7 @@ func (t *transaction) between(homeA, homeB int64) ([]grouping, error) {
 				return up, err
 			}
 			if id = g.into; len(up) > maxDepth {
-				return nil, fmt.Errorf("asset %d: groupings go in a circle", homeA)
+				return nil, fmt.Errorf("asset %d: %w", homeA, errCircle)
 			}
 			up = append(up, g)
 		}
@@ -289,6 +302,8 @@ func (t *transaction) between(homeA, homeB int64) ([]grouping, error) {
 
 // maxDepth bounds a climb through groupings; each is made by an operator, by a rule or by a proof.
 const maxDepth = 100_000
+
+var errCircle = errors.New("groupings go in a circle")
 
 // groupingOf is the grouping by which an asset is joined to another; 0: none.
 func (t *transaction) groupingOf(from int64) (id int64, err error) {

@@ -536,6 +536,18 @@ func (t *transaction) takenFor(id, other hostid.ID, proven bool) error {
 	return err
 }
 
+// seat is the asset that whoever is the same PC as a host joins: the root, or where another PC succeeded that one, what was
+// joined to the successor's.
+func (t *transaction) seat(h host) (asset int64, err error) {
+	if h.marks.succeeded == 0 {
+		return h.asset, nil
+	}
+	asset = h.asset
+	_, err = t.get(`SELECT g.from_asset FROM maintenance m JOIN groupings g ON g.id = m.grouping WHERE m.id = $1 AND g.undone IS NULL`,
+		[]any{h.marks.succeeded}, []any{&asset})
+	return asset, err
+}
+
 // below are the homes that are joined to $2, itself included, by groupings in force.
 const below = `WITH RECURSIVE below (id) AS (SELECT id FROM assets WHERE id = $2
 	UNION SELECT g.from_asset FROM groupings g JOIN below ON g.into_asset = below.id WHERE g.undone IS NULL) SELECT id FROM below`

@@ -83,7 +83,8 @@ func crowded(t *testing.T) (m *manager, p *pc) {
 // took takes one attempt to initialize a PC, as from a journal.
 func (m *manager) took(t testing.TB, i Initialization) {
 	t.Helper()
-	name := fmt.Sprint("j", m.clock().UnixNano())
+	i.By, i.Machine = "root", "mgr"
+	name := fmt.Sprint("j", i.Host, m.clock().UnixNano())
 	_, err := m.Initializations(t.Context(), Position{Name: name}, Position{Name: name, Head: "h", Offset: 1}, []Initialization{i})
 	must(t, err)
 }
@@ -250,4 +251,409 @@ func TestRetire(t *testing.T) {
 		t.Errorf("taken back twice: %v", err)
 	}
 	m.sentencesAreWhole(id)
+}
+
+// A new PC takes the place of an old one. Whatever the old one does, the new one's facts stay; undoing it leaves what
+// would be without it.
+func TestReplace(t *testing.T) {
+	t.Parallel()
+	for name, later := range map[string]func(m *manager, old, new *pc){
+		"nothing": func(*manager, *pc, *pc) {},
+		"both live": func(m *manager, old, new *pc) {
+			old.report.Facts.BoardSerial, old.report.Names.Host = "changed", "renamed"
+			for range 4 {
+				m.round(old, new)
+			}
+		},
+		"only the old one": func(m *manager, old, new *pc) {
+			m.pass(liveIntervals * DefaultInterval)
+			for range 4 {
+				m.round(old)
+			}
+		},
+		"the old one reinstalled": func(m *manager, old, new *pc) {
+			old.begin(checkin.EpochRestore)
+			old.report.Names.Host = "again"
+			m.round(old, new)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var dumps [2][]string
+			for i := range dumps {
+				m := newManager(t)
+				old, new := newPC(m, "alpha"), newPC(m, "beta")
+				for n, p := range []*pc{old, new} { // the same in both
+					p.seed = hostid.Seed{byte(n + 1)}
+					p.report.HostID = hostid.ID{byte(n + 1)}
+					p.report.SealKey = p.seed.SealingKey().PublicKey().Bytes()
+				}
+				m.round(old)
+				m.round(new)
+				m.importFile("192.0.2.7 alpha TYPE=client,COMMENT=third floor\n")
+				m.took(t, m.failed("alpha", old.report.Facts.SystemUUID))
+				m.took(t, m.done("beta", new.report.Facts.SystemUUID))
+				if i == 1 {
+					r, err := m.Replace(t.Context(), old.report.HostID, new.report.HostID, alice)
+					must(t, err)
+					expect(t, "host IDs", r.HostIDs, []hostid.ID{old.report.HostID})
+				}
+				facts := new.report.Facts
+				later(m, old, new)
+				if i == 1 {
+					a := m.asset(old.report.HostID)
+					expect(t, "one asset", m.assetCount(), 1)
+					expect(t, "host IDs", a.HostIDs, []hostid.ID{new.report.HostID, old.report.HostID})
+					expect(t, "facts", a.Facts, facts)
+					expect(t, "name", a.Name, "beta")
+					expect(t, "last attempt", a.Initialization.Host, "beta")
+					expect(t, "conflicts", m.conflictKinds(), nil)
+					if len(a.Predecessors) != 1 {
+						t.Fatalf("%d predecessors", len(a.Predecessors))
+					}
+					p := a.Predecessors[0]
+					expect(t, "predecessor", []any{p.Name, p.Comment, p.HostID, p.Successor}, []any{"alpha", "third floor", old.report.HostID, new.report.HostID})
+					if _, err := m.Delete(t.Context(), old.report.HostID, alice); !errors.Is(err, ErrSucceeded) {
+						t.Errorf("delete the predecessor: %v", err)
+					}
+					if _, err := m.Retire(t.Context(), old.report.HostID, alice); !errors.Is(err, ErrSucceeded) {
+						t.Errorf("retire the predecessor: %v", err)
+					}
+					if _, err := m.Replace(t.Context(), old.report.HostID, new.report.HostID, alice); !errors.Is(err, ErrSucceeded) {
+						t.Errorf("replace it twice: %v", err)
+					}
+					heard := slices.Contains(m.kinds(old.report.HostID), "heard-succeeded")
+					expect(t, "heard", heard, name != "nothing")
+					m.sentencesAreWhole(old.report.HostID)
+					entries, _, err := m.SystemConfiguration(t.Context(), sysconfig.UTF8)
+					must(t, err)
+					expect(t, "exported", []any{len(entries), entries[0].Name, entries[0].Comment}, []any{1, "beta", "third floor"})
+					_, err = m.UndoReplace(t.Context(), old.report.HostID, Actor{"bob", ByCommand})
+					must(t, err)
+					if _, err := m.UndoReplace(t.Context(), old.report.HostID, alice); !errors.Is(err, ErrState) {
+						t.Errorf("undone twice: %v", err)
+					}
+					expect(t, "last attempt", m.asset(old.report.HostID).Initialization.Host, "alpha")
+					expect(t, "conflicts", m.conflictKinds(), nil)
+				}
+				dumps[i] = m.dump()
+			}
+			expect(t, "everything that grouping decides", dumps[1], dumps[0])
+		})
+	}
+}
+
+// What goes on for the old PC under another host ID is the old PC, and not its successor.
+func TestReplacedPCUnderAnotherID(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	old, new := newPC(m, "alpha"), newPC(m, "beta")
+	m.round(old, new)
+	_, err := m.Replace(t.Context(), old.report.HostID, new.report.HostID, alice)
+	must(t, err)
+	q := old.successor()
+	q.replaces(old)
+	m.pass(liveIntervals * DefaultInterval)
+	m.round(q)
+	for range 3 {
+		m.round(q)
+	}
+	a := m.asset(q.report.HostID)
+	expect(t, "facts", a.Facts, new.report.Facts)
+	expect(t, "name", a.Name, "beta")
+	expect(t, "host IDs", len(a.HostIDs), 3)
+	_, err = m.UndoReplace(t.Context(), old.report.HostID, alice)
+	must(t, err)
+	expect(t, "facts", m.asset(new.report.HostID).Facts, new.report.Facts)
+	expect(t, "one PC", m.asset(q.report.HostID).HostIDs, []hostid.ID{q.report.HostID, old.report.HostID})
+	expect(t, "facts", m.asset(old.report.HostID).Facts, old.report.Facts)
+}
+
+func TestReplaceRefuses(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	a, b := newPC(m, "alpha"), newPC(m, "beta")
+	b.report.Facts = a.report.Facts
+	m.round(a, b)
+	one, two := a.report.HostID, b.report.HostID
+	refuses := func(what string, x, y hostid.ID, want error) {
+		t.Helper()
+		if _, err := m.Replace(t.Context(), x, y, alice); !errors.Is(err, want) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refuses("same board", one, two, ErrClash)
+	m.resolve(m.onlyConflict("same-board"), KeepBoth)
+	m.round(a, b)
+	m.round(a, b)
+	refuses("itself", one, one, ErrState)
+	refuses("nobody", hostid.NewID(), one, ErrUnknown)
+	for _, hide := range []struct {
+		do, undo func() error
+		as       string
+	}{
+		{func() error { _, err := m.Delete(t.Context(), two, alice); return err }, func() error { _, err := m.Restore(t.Context(), two, alice); return err }, "deleted"},
+		{func() error { _, err := m.Retire(t.Context(), two, alice); return err }, func() error { _, err := m.Unretire(t.Context(), two, alice); return err }, "retired"},
+	} {
+		must(t, hide.do())
+		refuses("by one that is "+hide.as, one, two, ErrState)
+		must(t, hide.undo())
+	}
+	_, err := m.Retire(t.Context(), one, alice)
+	must(t, err)
+	_, err = m.Replace(t.Context(), one, two, alice) // what left is succeeded later
+	must(t, err)
+	expect(t, "state", m.asset(two).State, Live)
+	_, err = m.UndoReplace(t.Context(), one, alice)
+	must(t, err)
+	expect(t, "state", m.asset(one).State, Retired)
+}
+
+func TestDuplicates(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	var pcs []*pc
+	add := func(name, mac, ip string) *pc {
+		p := newPC(m, fmt.Sprint("pc", len(pcs)))
+		p.report.Names.Host, p.report.Facts.NICs[0].MAC, p.report.Addresses = name, mac, []string{"127.0.0.1", "fe80::1", ip}
+		m.round(p)
+		pcs = append(pcs, p)
+		return p
+	}
+	add("PC-A", "00-1B-21-00-01-01", "192.0.2.1")
+	add("pc-a", "00-1B-21-00-01-01", "192.0.2.1")
+	add("pc-b", "00-1B-21-00-01-02", "192.0.2.2")
+	add("pc-c", "00-1B-21-00-01-02", "192.0.2.3")
+	for i := range 3 { // a dock
+		add(fmt.Sprint("dock", i/2), "00-1B-21-00-01-03", "192.0.2.4")
+	}
+	found := func(by ...Agreement) (pairs []string) {
+		t.Helper()
+		all, err := m.Duplicates(t.Context(), by)
+		must(t, err)
+		at := func(id hostid.ID) int {
+			return slices.IndexFunc(pcs, func(p *pc) bool { return p.report.HostID == id })
+		}
+		for _, d := range all {
+			pairs = append(pairs, fmt.Sprintf("%d joins %d: %s", at(d.HostID), at(d.Other), strings.Join(d.Values, " ")))
+		}
+		return pairs
+	}
+	expect(t, "by all", found(InName, InMAC, InIP, InMAC), []string{"1 joins 0: 00-1B-21-00-01-01 192.0.2.1 pc-a"})
+	expect(t, "by MAC", found(InMAC), []string{"1 joins 0: 00-1B-21-00-01-01", "3 joins 2: 00-1B-21-00-01-02"})
+	expect(t, "by IP", found(InIP), []string{"1 joins 0: 192.0.2.1", "5 joins 4: 192.0.2.4", "6 joins 5: 192.0.2.4"})
+	expect(t, "by IP and name", found(InIP, InName), []string{"1 joins 0: 192.0.2.1 pc-a", "5 joins 4: 192.0.2.4 dock0"})
+	for _, by := range [][]Agreement{nil, {"serial"}} {
+		if _, err := m.Duplicates(t.Context(), by); !errors.Is(err, ErrUnknown) {
+			t.Errorf("by %v: %v", by, err)
+		}
+	}
+
+	before := m.dump()
+	one, two := pcs[1].report.HostID, pcs[0].report.HostID
+	if _, err := m.DecideDuplicate(t.Context(), two, one, Block, "alice"); !errors.Is(err, ErrVerb) {
+		t.Errorf("block: %v", err)
+	}
+	if _, err := m.DecideDuplicate(t.Context(), pcs[0].report.HostID, pcs[2].report.HostID, Merge, "alice"); !errors.Is(err, ErrNoDuplicate) {
+		t.Errorf("merge what agrees in nothing: %v", err)
+	}
+	expect(t, "nothing changed", m.dump(), before)
+	r, err := m.DecideDuplicate(t.Context(), two, one, Merge, "alice")
+	must(t, err)
+	expect(t, "conflicts", m.conflictKinds(), nil)
+	expect(t, "host IDs", len(m.asset(two).HostIDs), 2)
+	expect(t, "by all", found(InName, InMAC, InIP), nil)
+	m.round(pcs[0], pcs[1])
+	m.round(pcs[0], pcs[1])
+	expect(t, "conflicts when both live", m.conflictKinds(), nil)
+	m.sentencesAreWhole(one)
+	must(t, m.Undo(t.Context(), r.ID, "bob"))
+	expect(t, "hosts", []int{len(m.asset(one).HostIDs), len(m.asset(two).HostIDs)}, []int{1, 1})
+	c := m.onlyConflict("duplicate")
+	expect(t, "verbs", c.Verbs, []Verb{Merge, KeepBoth})
+	if !strings.Contains(c.Sentence(English), "agree in mac, ip, name") {
+		t.Errorf("sentence %q", c.Sentence(English))
+	}
+	_, err = m.Resolve(t.Context(), c.ID, KeepBoth, "bob")
+	must(t, err)
+	expect(t, "conflicts", m.conflictKinds(), nil)
+	expect(t, "by all", found(InName, InMAC, InIP), nil)
+}
+
+// The schedule counts days on which others were heard, and archives no great part at once.
+func TestArchiveBySchedule(t *testing.T) {
+	t.Parallel()
+	const days = 30
+	type fleet struct {
+		m             *manager
+		gone, present []*pc
+	}
+	start := func(t *testing.T, gone, present int) *fleet {
+		f := &fleet{m: newManager(t)}
+		for i := range gone + present {
+			p := newPC(f.m, fmt.Sprint("pc", i))
+			p.checkIn()
+			if i < gone {
+				f.gone = append(f.gone, p)
+			} else {
+				f.present = append(f.present, p)
+			}
+		}
+		return f
+	}
+	live := func(f *fleet, n int) {
+		for range n {
+			f.m.pass(day)
+			for _, p := range f.present {
+				p.start() // switched off at night
+				p.checkIn()
+			}
+		}
+	}
+	run := func(t *testing.T, f *fleet) (names []string, held int) {
+		t.Helper()
+		done, err := f.m.ArchiveBySchedule(t.Context(), days)
+		must(t, err)
+		for _, a := range done.Assets {
+			names = append(names, a.Name)
+		}
+		return names, done.Held
+	}
+	archived := func(f *fleet) (n int) {
+		all, err := f.m.Assets(t.Context())
+		must(t, err)
+		for _, a := range all {
+			if a.State == Archived {
+				n++
+			}
+		}
+		return n
+	}
+	t.Run("silent", func(t *testing.T) {
+		t.Parallel()
+		f := start(t, 2, 1)
+		live(f, days)
+		names, _ := run(t, f)
+		expect(t, "a day too early", names, nil)
+		live(f, 1)
+		names, _ = run(t, f)
+		expect(t, "archived", names, []string{"pc0", "pc1"})
+		a := f.m.asset(f.gone[0].report.HostID)
+		expect(t, "state, trigger", []any{a.State, a.Maintenance.Trigger}, []any{Archived, BySchedule})
+		names, _ = run(t, f)
+		expect(t, "again", names, nil)
+		f.m.sentencesAreWhole(f.gone[0].report.HostID)
+		done, err := f.m.ArchiveBySchedule(t.Context(), 0)
+		must(t, err)
+		expect(t, "never", len(done.Assets), 0)
+	})
+	t.Run("the manager was off", func(t *testing.T) {
+		t.Parallel()
+		f := start(t, 2, 1)
+		f.m.pass(100 * day)
+		names, _ := run(t, f)
+		expect(t, "at its start", names, nil)
+		live(f, days-1)
+		names, _ = run(t, f)
+		expect(t, "a day too early", names, nil)
+		live(f, 2)
+		names, _ = run(t, f)
+		expect(t, "archived", names, []string{"pc0", "pc1"})
+	})
+	t.Run("the clock leapt", func(t *testing.T) {
+		t.Parallel()
+		f := start(t, 2, 1)
+		live(f, 5)
+		f.m.pass(10 * 365 * day)
+		names, _ := run(t, f)
+		expect(t, "ahead", names, nil)
+		live(f, 3)
+		names, _ = run(t, f)
+		expect(t, "ahead", names, nil)
+		f.m.pass(-10 * 365 * day)
+		live(f, 2)
+		names, _ = run(t, f)
+		expect(t, "back again", names, nil)
+		live(f, days)
+		names, _ = run(t, f)
+		expect(t, "archived", names, []string{"pc0", "pc1"}) // the last run was made in the future
+	})
+	t.Run("too many", func(t *testing.T) {
+		t.Parallel()
+		f := start(t, archiveAlways+1, 1)
+		live(f, days+1)
+		names, held := run(t, f)
+		expect(t, "archived", names, nil)
+		expect(t, "held", held, archiveAlways+1)
+		live(f, 1)
+		_, held = run(t, f)
+		expect(t, "held", held, archiveAlways+1)
+		expect(t, "told", strings.Count(strings.Join(f.m.historyKinds(), " "), "archive-held"), 1)
+		done, err := f.m.Archive(t.Context(), days, true, alice)
+		must(t, err)
+		expect(t, "an operator would archive", []int{len(done.Assets), done.ContactDays, archived(f)}, []int{archiveAlways + 1, days, 0})
+		_, err = f.m.Archive(t.Context(), days, false, alice)
+		must(t, err)
+		expect(t, "archived", archived(f), archiveAlways+1)
+		f.gone[0].checkIn()
+		expect(t, "state", f.m.asset(f.gone[0].report.HostID).State, Live)
+		_, err = f.m.Restore(t.Context(), f.gone[1].report.HostID, alice)
+		must(t, err)
+		expect(t, "state", f.m.asset(f.gone[1].report.HostID).State, Silent)
+		f.m.sentencesAreWhole(f.gone[1].report.HostID)
+		expect(t, "archived", archived(f), archiveAlways-1)
+	})
+	t.Run("in conflict, blocked, retired, deleted", func(t *testing.T) {
+		t.Parallel()
+		f := start(t, 4, 1)
+		q := f.gone[0].successor()
+		q.checkIn()
+		q2 := f.gone[1].successor()
+		q2.checkIn()
+		for _, c := range f.m.open() {
+			if c.HostID == q2.report.HostID {
+				f.m.resolve(c, Block)
+			}
+		}
+		q2.obey(q2.checkIn())
+		q2.checkIn()
+		_, err := f.m.Retire(t.Context(), f.gone[2].report.HostID, alice)
+		must(t, err)
+		_, err = f.m.Delete(t.Context(), f.gone[3].report.HostID, alice)
+		must(t, err)
+		live(f, days+1)
+		names, _ := run(t, f)
+		expect(t, "archived", names, []string{"pc1"}) // whose counterpart is blocked, not itself
+	})
+}
+
+// What files say of a PC that was succeeded goes over to its successor, as far as they say nothing of that one. What is out of sight
+// stands in no file.
+func TestExportAfterMaintenance(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	old, new, gone := newPC(m, "alpha"), newPC(m, "beta"), newPC(m, "gamma")
+	m.round(old, new, gone)
+	m.importFile("192.0.2.8 former HID=" + old.report.HostID.String() + ",COMMENT=third floor,ROOT=\\relay1\n" +
+		"192.0.2.9 beta MAC=00-11-22-33-44-55,ROOT=\\relay2\n192.0.2.10 gamma\n")
+	lines := func() (all []string) {
+		entries, remarks, err := m.SystemConfiguration(t.Context(), sysconfig.UTF8)
+		must(t, err)
+		for _, e := range entries {
+			all = append(all, e.Name+" "+e.Comment+" "+e.Root)
+		}
+		return append(all, remarks...)
+	}
+	before := lines()
+	expect(t, "at first", before, []string{"alpha third floor \\relay1", "beta  \\relay2", "gamma  \\"})
+	_, err := m.Replace(t.Context(), old.report.HostID, new.report.HostID, alice)
+	must(t, err)
+	_, err = m.Retire(t.Context(), gone.report.HostID, alice)
+	must(t, err)
+	expect(t, "afterwards", lines(), []string{"beta third floor \\relay2"})
+	_, err = m.UndoReplace(t.Context(), old.report.HostID, alice)
+	must(t, err)
+	_, err = m.Unretire(t.Context(), gone.report.HostID, alice)
+	must(t, err)
+	expect(t, "undone", lines(), before)
 }

@@ -203,7 +203,11 @@ func (t *transaction) judge(v checkin.VerifiedReport, h host, st checkin.Replace
 			return "", err
 		}
 		evidence["from_asset"], evidence["to_asset"], evidence["moved"] = newHost.asset, oldHost.asset, moved
-		if evidence["grouping"], err = t.group(newHost.asset, oldHost.asset, byProof); err != nil {
+		seat, err := t.seat(oldHost)
+		if err != nil {
+			return "", err
+		}
+		if evidence["grouping"], err = t.group(newHost.asset, seat, byProof); err != nil {
 			return "", err
 		}
 		if err := t.takenFor(st.New, st.Old, true); err != nil {

@@ -481,9 +481,16 @@ func (t *transaction) joinHosts(resolution int64, a, b hostid.ID) error {
 			e.Confirmed = append(e.Confirmed, confirmed{g.id, g.madeBy})
 		}
 	} else {
-		id, err := t.group(x.asset, y.asset, madeBy)
+		if x.marks.succeeded != 0 && y.marks.succeeded == 0 { // it joins the PC that was succeeded, not that one's successor
+			x, y = y, x
+		}
+		seat, err := t.seat(y)
+		if err != nil {
+			return err
+		}
+		id, err := t.group(x.asset, seat, madeBy)
 		if err == nil {
-			err = t.takenFor(a, b, false)
+			err = t.takenFor(x.id, y.id, false)
 		}
 		if err != nil {
 			return err

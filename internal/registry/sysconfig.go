@@ -143,7 +143,8 @@ func (r *Registry) importedHosts(ctx context.Context) ([]importedHost, error) {
 // imported hosts in the order of their import, then the assets that are none of them, the oldest first.
 //
 // An imported host is an asset if its HID is one of the asset's host IDs, else if it has its name, else its full domain
-// name. What the asset knows (its name, address, host ID, MAC, last check-in) then goes before what the file said; what only
+// name, else the name of a PC whose place the asset's took. What is deleted, retired or archived does not stand there, nor does its
+// line. What the asset knows (its name, address, host ID, MAC, last check-in) then goes before what the file said; what only
 // the file said (aliases, TYPE, COMMENT, ROOT, unknown operands) stays.
 //
 // No name stands twice, since dcmamtin would take both for one PC: of two assets with one name the one heard last keeps
@@ -155,7 +156,7 @@ func (r *Registry) SystemConfiguration(ctx context.Context, enc sysconfig.Encodi
 	if err != nil {
 		return nil, nil, err
 	}
-	assets, err := r.Assets(ctx)
+	assets, err := r.allAssets(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -168,21 +169,28 @@ func (r *Registry) SystemConfiguration(ctx context.Context, enc sysconfig.Encodi
 		if i := m.hostOf[a]; i >= 0 {
 			h = &hosts[i].Entry
 		}
+		if !assets[a].State.Listed() {
+			continue
+		}
 		names[a] = f.nameOf(assets[a], h)
 	}
 	for i, h := range hosts {
 		switch a := m.assetOf[i]; {
+		case a >= 0 && !assets[a].State.Listed():
 		case a < 0 && f.taken[h.Key()]:
 			f.remark("host %s of an imported file is left out: an asset under another host ID has this name", h.Name)
 		case a < 0:
 			f.taken[h.Key()] = true
 			f.add(h.Entry)
 		case m.hostOf[a] == i:
+			if h.Comment == "" {
+				h.Comment = m.comments[a]
+			}
 			f.addAsset(assets[a], names[a], &h.Entry)
 		} // else the same PC under a name that it had
 	}
 	for a := range assets {
-		if m.hostOf[a] < 0 {
+		if m.hostOf[a] < 0 && assets[a].State.Listed() {
 			f.addAsset(assets[a], names[a], nil)
 		}
 	}
@@ -193,20 +201,27 @@ func (r *Registry) SystemConfiguration(ctx context.Context, enc sysconfig.Encodi
 type matching struct {
 	assetOf []int // of each host; several may be one asset
 	hostOf  []int // of each asset: the one whose words count
-	heard   []int // the assets, the one heard last first
+	heard   []int // the assets, those in sight first, the one heard last first
+
+	comments map[int]string // of assets: what a line of the PC before said
 }
 
 func matchHosts(hosts []importedHost, assets []AssetDetail) matching {
-	m := matching{slices.Repeat([]int{-1}, len(hosts)), slices.Repeat([]int{-1}, len(assets)), make([]int, len(assets))}
+	m := matching{slices.Repeat([]int{-1}, len(hosts)), slices.Repeat([]int{-1}, len(assets)), make([]int, len(assets)), map[int]string{}}
 	owner := make(map[hostid.ID]int)
+	before := make(map[hostid.ID]int) // host IDs of the PCs whose place the assets' took
 	for a := range assets {
 		m.heard[a] = a
-		for _, id := range assets[a].HostIDs {
-			owner[id] = a
+		for _, h := range assets[a].Hosts {
+			if h.Succeeded {
+				before[h.HostID] = a
+			} else {
+				owner[h.HostID] = a
+			}
 		}
 	}
 	slices.SortStableFunc(m.heard, func(a, b int) int {
-		return cmp.Or(assets[b].LastCheckin.Compare(assets[a].LastCheckin), cmp.Compare(a, b))
+		return cmp.Or(inSight(assets[b])-inSight(assets[a]), assets[b].LastCheckin.Compare(assets[a].LastCheckin), cmp.Compare(a, b))
 	})
 	byName := make(map[string]int, len(hosts))
 	for i, h := range hosts {
@@ -237,7 +252,37 @@ func matchHosts(hosts []importedHost, assets []AssetDetail) matching {
 			}
 		}
 	}
+	take := func(a, i int) {
+		if m.assetOf[i] >= 0 {
+			return
+		}
+		if m.assetOf[i] = a; m.hostOf[a] < 0 {
+			m.hostOf[a] = i
+		}
+		m.comments[a] = cmp.Or(m.comments[a], hosts[i].Comment)
+	}
+	for i, h := range hosts {
+		if id, err := hostid.ParseID(strings.ToLower(h.HID)); err == nil && len(before) > 0 {
+			if a, known := before[id]; known {
+				take(a, i)
+			}
+		}
+	}
+	for _, a := range m.heard {
+		for _, p := range assets[a].Predecessors {
+			if i, found := byName[sysconfig.HostKey(p.Name)]; found {
+				take(a, i)
+			}
+		}
+	}
 	return m
+}
+
+func inSight(a AssetDetail) int {
+	if a.State.Listed() {
+		return 1
+	}
+	return 0
 }
 
 // configurationFile collects what SystemConfiguration returns.
