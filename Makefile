@@ -6,7 +6,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 PROGRAMS := $(notdir $(wildcard cmd/*))
 
-.PHONY: build run test check bench clean
+.PHONY: build run test check soak bench clean
 
 build: ## static binaries for this machine
 	@mkdir -p bin
@@ -21,6 +21,9 @@ test: ## everything: checks, unit, race, interop, end to end
 
 check: ## formatting, vet and static analysis alone
 	@test/check
+
+soak: ## the model test of identity with millions of steps; STEPS=n, and SEED=n for those of a run before
+	go test -count=1 -timeout 0 -v ./test/identity -args -steps=$(or $(STEPS),3000000) $(if $(SEED),-rapid.seed=$(SEED))
 
 bench: build ## the benchmarks, as a table with ratios
 	@go run ./test/bench -bin bin

@@ -55,6 +55,7 @@ var importTable = []rule{
 	{"cmd/amtsim", []string{"amtsim"}, "the witness is independent, its program too"},
 	{"cmd/*", []string{"internal/*"}, "programs wire everything together, but no product contains the simulator"},
 	{"test/play", nil, "it drives the programs as a user does"},
+	{"test/identity", []string{"agent", "checkin", "hostid", "hardware", "registry"}, "it runs the real client against the real registry in one process, in simulated time"},
 	{"test/*", []string{"test/play"}, "what is judged from outside must not know the inside"},
 }
 
