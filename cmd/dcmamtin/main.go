@@ -18,6 +18,7 @@ import (
 	"iter"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -40,6 +41,10 @@ const (
 
 func main() {
 	ignoreSignals()
+	if os.Getenv("GOGC") == "" {
+		// With 1024 PCs at a time whose names are looked up in DNS: 130 MB instead of 160, for a tenth more processor time.
+		debug.SetGCPercent(50)
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
