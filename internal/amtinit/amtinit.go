@@ -399,7 +399,9 @@ func (e *engine) attempt(ctx context.Context, out *Outcome, p *place) *failure {
 		return &failure{Interrupted, Connect, err}
 	}
 	defer e.devices.leave(device.at.Addr(), same)
-	if same.logOns.Left <= 0 { // what it said under another name is what there is to say
+	// What it said under another name is what there is to say; and those that waited while it said nothing would take as
+	// long again, one after the other.
+	if same.logOns.Left <= 0 || same.failure.code == TimedOut {
 		return same.repeat(out)
 	}
 	pass, err := e.guard.enter(ctx)

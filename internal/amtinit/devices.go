@@ -67,7 +67,7 @@ func (d *devices) gone(at netip.Addr, s *sameDevice) {
 	}
 }
 
-// repeat gives a target the outcome of the one before it at its address, which nothing more may be asked.
+// repeat gives a target the outcome of the one before it at its address.
 func (s *sameDevice) repeat(out *Outcome) *failure {
 	out.Result, out.letIn = s.result, s.letIn
 	out.Result.EnterpriseAdded, out.Result.AllocationAdded, out.Result.AllocationEnlarged = false, false, false

@@ -3,6 +3,7 @@ package amtinit
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,6 +56,31 @@ func TestOnePCUnderSeveralNames(t *testing.T) {
 				t.Errorf("calls %v", s.Calls)
 			}
 		})
+	}
+}
+
+// Names that wait for a device which does not answer do not wait out its time one after the other.
+func TestSeveralNamesOfADeviceThatHangs(t *testing.T) {
+	t.Parallel()
+	after := 1
+	_, at := simulate(t, amtsim.Options{Faults: amtsim.Faults{HangAfterCalls: &after}})
+	o := access(at)
+	o.AddressFirst, o.Timeout = true, 3*time.Second
+	var targets []Target
+	for n := range 5 {
+		targets = append(targets, Target{Host: fmt.Sprintf("name-%d", n), Address: at.Addr()})
+	}
+	repeated := 0
+	sum, err := Run(t.Context(), o, slices.Values(targets), func(out Outcome) {
+		if out.Code != TimedOut {
+			t.Errorf("%s: %q: %v", out.Target, out.Code, out.Err)
+		}
+		if strings.Contains(fmt.Sprint(out.Err), "under another name") {
+			repeated++
+		}
+	})
+	if err != nil || sum.Failed != len(targets) || repeated != len(targets)-1 {
+		t.Errorf("%+v, %v; %d were told what the first one met", sum, err, repeated)
 	}
 }
 
