@@ -178,18 +178,25 @@ type Summary struct {
 // target only when it can begin it at once, so a caller stops a run gracefully by ending the sequence; cancelling ctx
 // breaks off what is in flight. After the lockout guard stopped the run, the rest of the sequence is NotTried.
 func Run(ctx context.Context, o Options, targets iter.Seq[Target], sink func(Outcome)) (Summary, error) {
+	e, err := newEngine(o)
+	if err != nil {
+		return Summary{}, err
+	}
+	return e.run(ctx, targets, sink), nil
+}
+
+func newEngine(o Options) (engine, error) {
 	own, err := ownAddresses()
 	if err != nil {
-		return Summary{}, fmt.Errorf("read this machine's network addresses: %w", err)
+		return engine{}, fmt.Errorf("read this machine's network addresses: %w", err)
 	}
 	name, err := os.Hostname()
 	if err != nil {
-		return Summary{}, fmt.Errorf("read this machine's name: %w", err)
+		return engine{}, fmt.Errorf("read this machine's name: %w", err)
 	}
-	e := engine{Options: o, own: own, ownName: name, dial: dial, lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+	return engine{Options: o, own: own, ownName: name, dial: dial, lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	}}
-	return e.run(ctx, targets, sink), nil
+	}}, nil
 }
 
 // withinFiles lowers what a process does at a time to what one may that may have that many files open; 0 is unknown. A
@@ -211,6 +218,7 @@ type engine struct {
 	ownName string
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 	dial    func(ctx context.Context, at netip.AddrPort) (net.Conn, error)
+	clear   func(ctx context.Context, c *wsman.Client) (amt.Result, error) // instead of amt.Initialize
 	guard   *guard
 	devices devices
 	pace    pace
@@ -498,6 +506,9 @@ func (e *engine) initializeOnce(ctx context.Context, d *device, logOns *wsman.Lo
 		return amt.Result{}, err
 	}
 	defer c.Close()
+	if e.clear != nil {
+		return e.clear(ctx, c)
+	}
 	if e.DryRun {
 		return amt.Inspect(ctx, c, e.Enterprise)
 	}
