@@ -221,6 +221,11 @@ func (t *transaction) observe(v checkin.VerifiedReport, h host, b branch, board 
 			checkin.Observation{Kind: string(hostid.OtherCase), Mine: h.id})
 	}
 	for _, o := range observations {
+		if o.Kind == checkin.ObservedOrderFailed {
+			if err := t.cannot(b, o.Order); err != nil {
+				return err
+			}
+		}
 		if conflictKinds[o.Kind] && !(o.Kind == string(hostid.Moved) && board == hostid.AnotherBoard) {
 			if err := t.observedConflict(v, h, b, o); err != nil {
 				return err
@@ -247,6 +252,17 @@ func (t *transaction) observe(v checkin.VerifiedReport, h host, b branch, board 
 		}
 	}
 	return nil
+}
+
+// cannot ends the demand of an order that its line says it cannot carry out: told again, it would only say so again. An
+// operator has to look.
+func (t *transaction) cannot(b branch, order string) error {
+	all, err := collect(t, scanDemand, demandColumns+` FROM orders o JOIN demands d ON d.id = o.demand
+		WHERE o.id = $1 AND o.acknowledged IS NULL AND d.branch_id = $2 AND d.ended IS NULL`, order, b.id)
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	return t.endDemand(all[0], demandFailed, hostid.ID{})
 }
 
 func observed(v checkin.VerifiedReport, h host, o checkin.Observation) map[string]any {

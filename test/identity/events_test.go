@@ -1,8 +1,8 @@
 package identity
 
 import (
+	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -424,7 +424,7 @@ func (w *world) resolve(c registry.Conflict, verb registry.Verb) (r registry.Res
 		w.said[r.ID] = concerns(c)
 	}
 	if len(c.Decided) == 0 || !c.Decided[len(c.Decided)-1].Undone.IsZero() {
-		w.held6[r.ID] = undoable{before, len(w.groupings())}
+		w.undoable[r.ID] = undoable{before, len(w.groupings())}
 	}
 	w.anew()
 	return r
@@ -433,7 +433,7 @@ func (w *world) resolve(c registry.Conflict, verb registry.Verb) (r registry.Res
 // undo has the operator take a resolution back.
 func (w *world) undo(id int64) {
 	w.t.Helper()
-	u, whole := w.held6[id]
+	u, whole := w.undoable[id]
 	whole = whole && w.checkIns == u.before.checkIns
 	was := w.groupings()
 	w.must(w.reg.Undo(w.ctx, id, "operator"))
@@ -444,7 +444,7 @@ func (w *world) undo(id int64) {
 		w.undoSeparates(id, u, was)
 	}
 	delete(w.said, id)
-	delete(w.held6, id)
+	delete(w.undoable, id)
 	w.anew()
 }
 
@@ -513,4 +513,42 @@ func (w *world) heal() {
 	}
 }
 
-var _ = maps.Keys[map[int]int]
+// saveSnapshot keeps a running PC as it is, in the middle of its run; restoreSnapshot goes back to that.
+func (w *world) saveSnapshot(p *pc) {
+	if p.on && p.agent != nil {
+		w.did("a snapshot of %s is made", p)
+		p.snapshot = p.takeSnapshot()
+	}
+}
+
+func (w *world) restoreSnapshot(p *pc) {
+	w.t.Helper()
+	if p.snapshot == nil || !p.resume(p.snapshot) {
+		return
+	}
+	w.did("%s goes back to its snapshot", p)
+	p.changed()
+	w.checkIn(p)
+	w.check()
+}
+
+// operator is who maintains assets.
+var operator = registry.Actor{Who: "operator", Trigger: registry.ByCommand}
+
+// delete deletes the asset of a PC; its next report takes that back. Deleting and restoring at once changes nothing.
+func (w *world) deleteAsset(p *pc, restored bool) {
+	w.t.Helper()
+	before := w.state()
+	_, err := w.reg.Delete(w.ctx, p.id, operator)
+	if errors.Is(err, registry.ErrState) || errors.Is(err, registry.ErrSucceeded) || errors.Is(err, registry.ErrUnknown) {
+		return
+	}
+	w.must(err)
+	w.did("%s's asset is deleted, and restored at once: %v", p, restored)
+	if restored {
+		_, err := w.reg.Restore(w.ctx, p.id, operator)
+		w.must(err)
+		w.same("deleting and restoring changed something", before, w.state())
+	}
+	w.check()
+}

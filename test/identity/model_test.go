@@ -4,9 +4,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
-	"sync/atomic"
 	"testing"
+	"testing/cryptotest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -14,29 +15,79 @@ import (
 	"samehost/internal/registry"
 )
 
-// steps is how many steps the model takes in all; make soak raises it. A step is one thing that happens, or one check-in.
-var steps = flag.Int64("steps", envSteps(), "how many steps the model takes (also SAMEHOST_MODEL_STEPS)")
+// A step is one thing that happens, or one check-in.
+var (
+	steps    = flag.Int64("steps", 100_000, "how many steps the model takes in all")
+	fleetArg = flag.String("fleet", "", "the one fleet to run, in this process")
+	fixed    = uint64(20261123) // the seed of make test, so that it does the same every day; make soak takes another
+)
 
-func envSteps() int64 {
-	if n, err := strconv.ParseInt(os.Getenv("SAMEHOST_MODEL_STEPS"), 10, 64); err == nil {
-		return n
+// A test that is one of the model's is to be deterministic, so the randomness of the whole process is the trace's: keys, host IDs.
+// So each fleet has a process of its own.
+func TestModel(t *testing.T) {
+	if *fleetArg != "" {
+		for _, f := range fleets {
+			if f.name == *fleetArg {
+				runFleet(t, f)
+			}
+		}
+		return
 	}
-	return 100_000
+	seed := fixed
+	if f := flag.Lookup("rapid.seed"); f.Value.String() != "0" {
+		seed, _ = strconv.ParseUint(f.Value.String(), 10, 64)
+	}
+	for i, f := range fleets {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			seed := seed + uint64(i)
+			args := []string{"-test.run=^TestModel$", "-test.v", "-test.timeout=0", "-fleet=" + f.name, fmt.Sprint("-steps=", *steps/int64(len(fleets))),
+				fmt.Sprint("-rapid.seed=", seed), "-rapid.nofailfile", "-rapid.shrinktime=" + flag.Lookup("rapid.shrinktime").Value.String()}
+			out, err := exec.CommandContext(t.Context(), os.Args[0], args...).CombinedOutput()
+			if err != nil {
+				t.Errorf("seed %d; again with: go test ./test/identity -fleet=%q -rapid.seed=%d -steps=%d\n%s", seed, f.name, seed, *steps/int64(len(fleets)), out)
+				return
+			}
+			t.Logf("%s", out)
+		})
+	}
 }
 
-type counts struct{ worlds, events, checkIns atomic.Int64 }
-
-var taken counts
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	began := time.Now()
-	code := m.Run()
-	n := taken.events.Load() + taken.checkIns.Load()
+// runFleet takes the steps of one fleet, in worlds of its own.
+func runFleet(t *testing.T, f fleet) {
+	var worlds, events, checkIns int64
+	began, failing := time.Now(), false
+	kinds := map[string]int{}
+	base, err := strconv.ParseUint(flag.Lookup("rapid.seed").Value.String(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flag.Set("rapid.checks", "50")
+	for batch := uint64(0); events+checkIns < *steps && !failing; batch++ {
+		// Distinct from those of the batch before: rapid adds the number of the check to it.
+		flag.Set("rapid.seed", fmt.Sprint(base+batch*1_000_003))
+		rapid.Check(t, func(rt *rapid.T) {
+			if events+checkIns >= *steps && !failing {
+				return
+			}
+			cryptotest.SetGlobalRandom(t, rapid.Uint64().Draw(rt, "randomness"))
+			w := newWorld(rt, f)
+			w.failed = func() { failing = true }
+			defer func() {
+				worlds++
+				checkIns += int64(w.checkIns)
+				for _, e := range w.history {
+					kinds[e.Kind]++
+				}
+				w.close()
+			}()
+			w.live(rt, func() { events++ })
+		})
+	}
 	d := time.Since(began)
-	fmt.Printf("model: %d steps (%d events, %d check-ins) in %d worlds, %.0f steps per second\n",
-		n, taken.events.Load(), taken.checkIns.Load(), taken.worlds.Load(), float64(n)/d.Seconds())
-	os.Exit(code)
+	t.Logf("fleet of %s, seed %d: %d steps (%d events, %d check-ins) in %d worlds, %.0f steps per second", f.name, base,
+		events+checkIns, events, checkIns, worlds, float64(events+checkIns)/d.Seconds())
+	t.Logf("history: %v", kinds)
 }
 
 // events are what may happen, with everything that is to be chosen drawn from t.
@@ -93,9 +144,12 @@ func (w *world) events() map[string]func(*rapid.T) {
 			}
 			w.resetUUID(p, to)
 		},
-		"new NIC": on(w.newNIC),
-		"backup":  on(w.saveBackup),
-		"restore": func(t *rapid.T) { w.restoreBackup(pick(t, "PC"), rapid.Bool().Draw(t, "new disk")) },
+		"new NIC":          on(w.newNIC),
+		"backup":           on(w.saveBackup),
+		"restore":          func(t *rapid.T) { w.restoreBackup(pick(t, "PC"), rapid.Bool().Draw(t, "new disk")) },
+		"snapshot":         on(w.saveSnapshot),
+		"snapshot resumed": on(w.restoreSnapshot),
+		"delete":           func(t *rapid.T) { w.deleteAsset(pick(t, "PC"), rapid.Bool().Draw(t, "restored")) },
 		"hibernate": func(t *rapid.T) {
 			w.hibernate(pick(t, "PC"), time.Duration(rapid.IntRange(1, 90).Draw(t, "minutes"))*time.Minute, rapid.Bool().Draw(t, "unseen"))
 		},
@@ -152,34 +206,18 @@ func (w *world) events() map[string]func(*rapid.T) {
 	}
 }
 
-// run lets random things happen in one world.
-func run(t *rapid.T, f fleet) {
-	f.memory = rapid.SampledFrom([]func(*world) bool{withMemory, withMemory, halfMemory, withoutMemory}).Draw(t, "memory")
-	w := newWorld(t, f)
-	defer w.close()
-	defer func() { taken.worlds.Add(1); taken.checkIns.Add(int64(w.checkIns)) }()
+// live lets random things happen.
+func (w *world) live(t *rapid.T, happens func()) {
+	w.fleet.memory = rapid.SampledFrom([]func(*world) bool{withMemory, withMemory, halfMemory, withoutMemory}).Draw(t, "memory")
 	n := rapid.SampledFrom([]int{1, 2, 2, 2, 3, 3, 4, 5, 8, 20}).Draw(t, "PCs")
 	behind := rapid.IntRange(0, 2).Draw(t, "behind a relay")
 	for i := range n {
-		p := w.install()
-		p.behind = behind > 0 && i%3 < behind
+		w.install().behind = i%3 < behind
 	}
 	events := w.events()
-	for _, f := range events {
-		_ = f
-	}
 	for name, f := range events {
-		events[name] = func(t *rapid.T) { taken.events.Add(1); f(t) }
+		events[name] = func(t *rapid.T) { happens(); f(t) }
 	}
 	t.Repeat(events)
 	w.quiet()
-}
-
-func TestModel(t *testing.T) {
-	for _, f := range fleets {
-		t.Run(f.name, func(t *testing.T) {
-			t.Parallel()
-			rapid.Check(t, func(t *rapid.T) { run(t, f) })
-		})
-	}
 }

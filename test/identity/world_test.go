@@ -17,6 +17,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -61,11 +62,12 @@ type world struct {
 	spoken  map[hostid.ID]bool // host IDs of which a report was accepted
 	refusal string             // why somebody was refused service, "" for nobody
 
-	stays   []stay                // who was heard under which host ID, and when
-	said    map[int64][]hostid.ID // operator's resolutions in force that make one asset of several, or block: the host IDs concerned
-	history []registry.Event      // as it was last seen
-	judged  map[string]bool       // orders that were looked at
-	held6   map[int64]undoable
+	stays    []stay                // who was heard under which host ID, and when
+	said     map[int64][]hostid.ID // operator's resolutions in force that make one asset of several, or block: the host IDs concerned
+	history  []registry.Event      // as it was last seen
+	judged   map[string]bool       // orders that were looked at
+	undoable map[int64]undoable
+	failed   func() // called when the trace fails
 }
 
 // stay is a stretch of time in which an installation was heard under a host ID without a break.
@@ -128,7 +130,7 @@ func newWorld(t tester, f fleet) *world {
 	if err != nil {
 		t.Fatalf("make the template: %v", err)
 	}
-	w := &world{t: t, ctx: context.Background(), now: began, fleet: f, spoken: map[hostid.ID]bool{}, said: map[int64][]hostid.ID{}, judged: map[string]bool{}, held6: map[int64]undoable{}}
+	w := &world{t: t, ctx: context.Background(), now: began, fleet: f, spoken: map[hostid.ID]bool{}, said: map[int64][]hostid.ID{}, judged: map[string]bool{}, undoable: map[int64]undoable{}}
 	if w.dir, err = os.MkdirTemp(scratch(), "samehost-model-"); err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -160,6 +162,9 @@ func (w *world) must(err error) {
 // fail ends the trace, and tells it.
 func (w *world) fail(format string, args ...any) {
 	w.t.Helper()
+	if w.failed != nil {
+		w.failed()
+	}
 	w.t.Fatalf("%s\nafter:\n  %s", fmt.Sprintf(format, args...), strings.Join(w.trace, "\n  "))
 }
 
@@ -207,6 +212,7 @@ type pc struct {
 	disk            *disk
 	second          *disk // of the other system, if there is one
 	backup          string
+	snapshot        *snapshot
 
 	on      bool
 	agent   *agent.Agent // nil: the service does not run
@@ -534,6 +540,13 @@ func (w *world) assets() map[hostid.ID][]hostid.ID {
 			of[id] = a.HostIDs
 		}
 	}
+	for id := range w.spoken {
+		if of[id] == nil { // deleted, if it is anything
+			if a, err := w.reg.Asset(w.ctx, id); err == nil {
+				of[id] = a.HostIDs
+			}
+		}
+	}
 	return of
 }
 
@@ -558,4 +571,54 @@ func (w *world) operators() map[hostid.ID]bool {
 		}
 	}
 	return of
+}
+
+// snapshot is a halted virtual machine: its disk and what its client had in mind.
+type snapshot struct {
+	folder string
+	disk   *disk
+	agent  reflect.Value // a copy of the Agent
+	dir    fs.FileInfo
+	taken  time.Time
+	booted time.Time
+	asleep time.Duration
+	unseen time.Duration
+}
+
+// takeSnapshot keeps the PC as it is now.
+func (p *pc) takeSnapshot() *snapshot {
+	w := p.w
+	w.disks++
+	s := &snapshot{
+		folder: filepath.Join(w.dir, fmt.Sprint("snapshot", w.disks)), disk: p.disk, agent: reflect.New(reflect.TypeFor[agent.Agent]()),
+		taken: w.now, booted: p.booted, asleep: p.asleep, unseen: p.unseen,
+	}
+	s.agent.Elem().Set(reflect.ValueOf(p.agent).Elem())
+	var err error
+	s.dir, err = os.Stat(p.disk.folder)
+	w.must(err)
+	w.must(copyFolder(p.disk.folder, s.folder))
+	return s
+}
+
+// resume goes on from a snapshot, in the run that the client was in then: it knows of no time that passed. It reports whether
+// that disk is still there.
+func (p *pc) resume(s *snapshot) bool {
+	w := p.w
+	dir, err := os.Stat(s.disk.folder)
+	if err != nil || !os.SameFile(dir, s.dir) || p.disk != s.disk {
+		return false
+	}
+	p.powerOff()
+	entries, err := os.ReadDir(s.disk.folder)
+	w.must(err)
+	for _, e := range entries {
+		w.must(os.Remove(filepath.Join(s.disk.folder, e.Name())))
+	}
+	w.must(os.CopyFS(s.disk.folder, os.DirFS(s.folder)))
+	again := reflect.New(reflect.TypeFor[agent.Agent]())
+	again.Elem().Set(s.agent.Elem())
+	p.agent = again.Interface().(*agent.Agent)
+	p.on, p.booted, p.asleep, p.unseen = true, s.booted, s.asleep, s.unseen+w.now.Sub(s.taken)
+	return true
 }
