@@ -15,7 +15,15 @@ import (
 
 type assetsCmd struct {
 	NotInitialized bool   `help:"Only PCs without initialized memory, and why."`
+	Retired        bool   `help:"Only those that are retired."`
+	Archived       bool   `help:"Only those that are archived."`
+	All            bool   `help:"Also those that are retired or archived."`
 	Lang           string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the reasons: en or ja."`
+}
+
+// shows reports whether an asset in this state is asked for.
+func (c *assetsCmd) shows(s registry.State) bool {
+	return c.All || c.Retired && s == registry.Retired || c.Archived && s == registry.Archived || !c.Retired && !c.Archived && s.Listed()
 }
 
 func (c *assetsCmd) Run(ctx context.Context, p *program) error {
@@ -26,7 +34,7 @@ func (c *assetsCmd) Run(ctx context.Context, p *program) error {
 		}
 		t := table{columns: []column{{"HOST ID", 32}, {"NAME", 13}, {"STATE", 8}, {"INIT", 3}, {"CHECK-IN", 16}}}
 		for _, a := range assets {
-			if c.NotInitialized && (a.Initialized == nil || *a.Initialized) {
+			if !c.shows(a.State) || c.NotInitialized && (a.Initialized == nil || *a.Initialized) {
 				continue
 			}
 			if p.json {
@@ -171,6 +179,9 @@ func (p *program) printAsset(a registry.AssetDetail, orders []registry.Order, la
 	row("name", a.Name)
 	row("FQDN", a.Seen.FQDN)
 	row("state", string(a.State))
+	if m := a.Maintenance; m != nil {
+		row("", maintenanceText(*m, a.HeardSince, lang))
+	}
 	row("initialized", yesNo(a.Initialized))
 	if i := a.Initialization; i != nil {
 		row("last attempt", attemptText(*i, string(lang)))
@@ -230,6 +241,9 @@ func (p *program) printAsset(a registry.AssetDetail, orders []registry.Order, la
 			text += ", blocked"
 		}
 		row("had host ID", text)
+	}
+	for _, b := range a.Predecessors {
+		row("predecessor", predecessorText(b, lang))
 	}
 	for _, c := range a.Open {
 		row(fmt.Sprint("conflict ", c.ID), c.Sentence(lang))

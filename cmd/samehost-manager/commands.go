@@ -81,6 +81,7 @@ func (c *serveCmd) Run(ctx context.Context, p *program) error {
 	}
 	return manager.Serve(ctx, manager.Options{
 		DataDir: conf.DataDir, Database: conf.Database, Listen: conf.Listen, Names: conf.Names, Log: slog.New(h),
+		ArchiveAfterDays: conf.Maintenance.ArchiveAfterDays,
 		Listening: func(a net.Addr) {
 			fmt.Fprintf(p.stdout, "listening on https://%s\n", a)
 			p.stdout.Flush()

@@ -58,6 +58,13 @@ type cli struct {
 	Conflicts    conflictsCmd    `cmd:"" group:"identity" help:"Conflicts about identity: list, show, resolve, undo." example:"conflicts list; conflicts resolve 3 merge --dry-run"`
 	Rules        rulesCmd        `cmd:"" group:"identity" help:"Rules that decide conflicts: list, set." example:"rules list; rules set same-board enforce"`
 	Placeholders placeholdersCmd `cmd:"" group:"identity" help:"Values that prove nothing: list, add, remove, suggest." example:"placeholders suggest; placeholders add serial 'SN-0000*'"`
+	Duplicates   duplicatesCmd   `cmd:"" group:"identity" help:"Assets that agree though their host IDs differ." example:"duplicates; duplicates --by mac,name"`
+	Retire       retireCmd       `cmd:"" group:"leaving" help:"Say that a PC leaves; --clear-amt removes our data from its AMT." example:"retire 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --clear-amt; retire 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --undo"`
+	Replace      replaceCmd      `cmd:"" group:"leaving" help:"Put a new PC in the place of an old one." example:"replace OLD NEW; replace 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --undo"`
+	Delete       deleteCmd       `cmd:"" group:"upkeep" help:"Take an asset out of every list; nothing of it is erased." example:"delete 0f1e2d3c4b5a69788796a5b4c3d2e1f0; delete 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --json"`
+	Restore      restoreCmd      `cmd:"" group:"upkeep" help:"Take back that an asset was deleted or archived." example:"restore 0f1e2d3c4b5a69788796a5b4c3d2e1f0; restore 12"`
+	Deletions    deletionsCmd    `cmd:"" group:"upkeep" help:"List what was deleted, and what came back (*: by its check-in)." example:"deletions; deletions --json"`
+	Archive      archiveCmd      `cmd:"" group:"upkeep" help:"Take assets out of the list that have long been silent." example:"archive --older-than 180 --dry-run; archive --older-than 180"`
 	Sysconfig    sysconfigCmd    `cmd:"" group:"files" help:"System configuration information file: export, import." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
 	Backup       backupCmd       `cmd:"" group:"run" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar; backup samehost.tar --config /var/lib/samehost/manager.toml"`
 }
@@ -69,6 +76,7 @@ var groups = kong.Groups{
 	"pcs":      "PCs, and what was decided.",
 	"identity": "Doubts about identity.",
 	"leaving":  "PCs that leave or are succeeded.",
+	"upkeep":   "Out of the lists, and back.",
 	"files":    "The file that dcmamtin /f reads.",
 }
 

@@ -73,6 +73,13 @@ type Manager struct {
 	Database string   `toml:"database"` // "sqlite:/full/path" (default samehost.db in DataDir) or "postgres://..."
 	AMT      AMT      `toml:"amt"`
 	Dcmamtin Dcmamtin `toml:"dcmamtin"`
+
+	Maintenance Maintenance `toml:"maintenance"`
+}
+
+// Maintenance is the [maintenance] table of a manager.
+type Maintenance struct {
+	ArchiveAfterDays int `toml:"archive_after_days"` // 0 (default): never; to 36500
 }
 
 // Relay is samehost-relay's file: a client of its higher system, and a higher system itself.
@@ -103,6 +110,7 @@ const (
 	maxPassword = 1024      // bytes; AMT itself stops at 32
 	maxName     = 64        // characters of an enterprise name in 3PDS (Intel: storage registration, CFG_MAX)
 	maxWait     = time.Hour // installation waits that long at most for AMT to answer
+	maxDays     = 36500     // a century
 	maxNames    = 100       // more would make a certificate that is a burden in every handshake
 )
 
@@ -174,6 +182,9 @@ func LoadManager(path string) (Manager, error) {
 	d.database(&m.Database, m.DataDir)
 	d.amt(&m.AMT, false)
 	d.dcmamtin(&m.Dcmamtin)
+	if n := m.Maintenance.ArchiveAfterDays; n < 0 || n > maxDays {
+		d.fail("maintenance.archive_after_days", "must be a number of days from 1 to %d, or 0 for never", maxDays)
+	}
 	if d.err != nil {
 		return Manager{}, d.err
 	}

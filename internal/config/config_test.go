@@ -88,7 +88,7 @@ listen = "[::1]:0"
 amt = { user = "operator", password_file = "pw", port = 16994, tls = true, tls_ca = "ca.pem", enterprise = "Example Corp" }
 dcmamtin.resolve = "file"
 `
-	path, dir := write(t, "names = ['manager.example', '2001:db8::7']\ndatabase = 'postgres://samehost@db.example/samehost'"+both)
+	path, dir := write(t, "names = ['manager.example', '2001:db8::7']\ndatabase = 'postgres://samehost@db.example/samehost'\nmaintenance.archive_after_days = 90"+both)
 	amt := AMT{InUse: true, User: "operator", PasswordFile: filepath.Join(dir, "pw"), Port: "16994", TLS: true,
 		TLSCA: filepath.Join(dir, "ca.pem"), Enterprise: "Example Corp"}
 	m, err := LoadManager(path)
@@ -96,7 +96,7 @@ dcmamtin.resolve = "file"
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(Manager{DataDir: dir, Listen: "[::1]:0", Names: []string{"manager.example", "2001:db8::7"}, Database: "postgres://samehost@db.example/samehost",
-		AMT: amt, Dcmamtin: Dcmamtin{"file"}}, m); diff != "" {
+		AMT: amt, Dcmamtin: Dcmamtin{"file"}, Maintenance: Maintenance{90}}, m); diff != "" {
 		t.Error(diff)
 	}
 	f, err := LoadForDcmamtin(path)
@@ -202,7 +202,9 @@ func TestMistakes(t *testing.T) {
 		{manager, "data_dir = 'd'\nnames = [" + strings.Repeat("'a',", 101) + "]", "x.toml:2: names has more than 100 entries"},
 		{relay, "data_dir = 'd'\nhigher_system = 'https://m'\nnames = ['r.example']", "x.toml:3: names is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, dcmamtin, enrolment_token_file, higher_system, listen)"},
 		{relay, "data_dir = 'd'", `x.toml: higher_system is missing; write the manager's or the next relay's address, as "https://manager.example:8740"`},
-		{dcmamtin, "data_dir = 'd'\nrestore_wait = '1s'", "x.toml:2: restore_wait is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, database, dcmamtin, enrolment_token_file, higher_system, listen, names)"},
+		{dcmamtin, "data_dir = 'd'\nrestore_wait = '1s'", "x.toml:2: restore_wait is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, database, dcmamtin, enrolment_token_file, higher_system, listen, maintenance, names)"},
+		{manager, "data_dir = 'd'\n[maintenance]\narchive_after_days = -1", "x.toml:3: [maintenance] archive_after_days must be a number of days from 1 to 36500, or 0 for never"},
+		{manager, "data_dir = 'd'\n[maintenance]\narchive_after_days = 36501", "x.toml:3: [maintenance] archive_after_days must be a number of days from 1 to 36500, or 0 for never"},
 		{dcmamtin, "[dcmamtin]\nresolve = 'DNS'", `x.toml:2: [dcmamtin] resolve must be "dns" (host name first) or "file" (the file's address first)`},
 		{dcmamtin, "[amt]\nuser = ''", `x.toml:2: [amt] user is empty; name the AMT management user, or leave it out for "admin"`},
 		{dcmamtin, "[amt]\nuser = 'a:b'", "x.toml:2: [amt] user must be at most 64 printable characters without a colon"},

@@ -40,6 +40,8 @@ type Options struct {
 	Names    []string // further DNS names and IP addresses that the certificate is to be good for
 	Log      *slog.Logger
 
+	ArchiveAfterDays int // assets silent for that long are archived (registry.ArchiveBySchedule); 0: never
+
 	// Listening is called once, with the address, when check-ins are taken.
 	Listening func(net.Addr)
 }
@@ -87,6 +89,7 @@ func Serve(ctx context.Context, o Options) error {
 	following, unfollow := context.WithCancel(ctx)
 	var followed sync.WaitGroup
 	followed.Go(func() { followInitializations(following, reg, o.DataDir, o.Log) })
+	followed.Go(func() { followArchiving(following, reg, o.ArchiveAfterDays, o.Log) })
 	defer followed.Wait() // before the registry is closed
 	defer unfollow()
 	trim := time.NewTicker(trimEvery)

@@ -680,9 +680,11 @@ func scanLastAttempt(scan func(...any) error) (l lastAttempt, err error) {
 	return l, err
 }
 
+const lastAttemptColumns = `SELECT h.asset_id, i.counted, i.result, i.matched FROM initializations i JOIN hosts h ON h.host_id = i.host_id WHERE i.newest AND h.succeeded IS NULL`
+
 // lastAttempts returns the last attempt of each asset, or of the one asset that has that host ID.
 func (r *Registry) lastAttempts(ctx context.Context, of hostid.ID) (map[int64]lastAttempt, error) {
-	query, args := `SELECT h.asset_id, i.counted, i.result, i.matched FROM initializations i JOIN hosts h ON h.host_id = i.host_id WHERE i.newest AND h.succeeded IS NULL`, []any(nil)
+	query, args := lastAttemptColumns, []any(nil)
 	if !of.IsZero() {
 		query, args = query+` AND i.host_id IN (SELECT host_id FROM hosts WHERE asset_id = (SELECT asset_id FROM hosts WHERE host_id = $1))`, []any{of.String()}
 	}
