@@ -21,6 +21,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -343,7 +344,8 @@ func (c *command) watchSignals() (ctx context.Context, end func()) {
 		}
 	}
 	over := make(chan struct{})
-	go func() {
+	var watching, saying sync.WaitGroup
+	watching.Go(func() {
 		for n := 1; ; n++ {
 			select {
 			case <-signals:
@@ -353,17 +355,20 @@ func (c *command) watchSignals() (ctx context.Context, end func()) {
 			switch n {
 			case 1:
 				c.stop()
-				c.say(newProblem(exitOther, textInterrupted, c.begun.Load()-c.answered.Load(), duration(c.timeout, c.lang)).text.In(c.lang))
+				text := newProblem(exitOther, textInterrupted, c.begun.Load()-c.answered.Load(), duration(c.timeout, c.lang)).text.In(c.lang)
+				saying.Go(func() { c.say(text) }) // a terminal that is held up (Ctrl-S) does not hold up the next signal
 			case 2:
 				cancel()
 			default:
 				os.Exit(exitOther)
 			}
 		}
-	}()
+	})
 	return ctx, func() {
 		signal.Stop(signals)
 		close(over)
+		watching.Wait()
+		saying.Wait()
 		cancel()
 	}
 }

@@ -44,20 +44,24 @@ func newScreen(stdout, stderr io.Writer) *screen {
 	return &screen{stdout: stdout, stderr: stderr, shared: sameTerminal(stdout, stderr)}
 }
 
-// results is standard output.
+// results is standard output, for one goroutine. Where it is not the terminal of standard error, it holds nobody up who writes
+// there: a pipe that is not read would keep Ctrl-C from being answered.
 func (s *screen) results() io.Writer {
-	return writerFunc(func(line []byte) (int, error) { return s.write(s.stdout, s.shared, line) })
+	if !s.shared {
+		return s.stdout
+	}
+	return writerFunc(func(line []byte) (int, error) { return s.write(s.stdout, line) })
 }
 
 // errors is standard error.
 func (s *screen) errors() io.Writer {
-	return writerFunc(func(line []byte) (int, error) { return s.write(s.stderr, true, line) })
+	return writerFunc(func(line []byte) (int, error) { return s.write(s.stderr, line) })
 }
 
-func (s *screen) write(w io.Writer, besideBar bool, line []byte) (int, error) {
+func (s *screen) write(w io.Writer, line []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.bar != nil && besideBar {
+	if s.bar != nil {
 		if _, err := s.bar.Write(append([]byte{'\r'}, line...)); !errors.Is(err, mpb.ErrDone) {
 			return len(line), err
 		}

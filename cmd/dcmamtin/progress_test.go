@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -162,5 +163,34 @@ func TestPlainProgress(t *testing.T) {
 				t.Errorf("%s:\n got %q\nwant %q", option, got, want)
 			}
 		})
+	}
+}
+
+// stalled is a pipe that nobody reads.
+type stalled struct{ writing, release chan struct{} }
+
+func (s stalled) Write(b []byte) (int, error) {
+	close(s.writing)
+	<-s.release
+	return len(b), nil
+}
+
+// Whoever pipes the results into something that does not read them can still interrupt the run: its messages pass.
+func TestMessagesPassAStalledOutput(t *testing.T) {
+	t.Parallel()
+	out := stalled{make(chan struct{}), make(chan struct{})}
+	defer close(out.release)
+	said := make(chan struct{})
+	s := newScreen(out, writerFunc(func(b []byte) (int, error) {
+		close(said)
+		return len(b), nil
+	}))
+	go io.WriteString(s.results(), "a line\n")
+	<-out.writing
+	go io.WriteString(s.errors(), "a message\n")
+	select {
+	case <-said:
+	case <-time.After(20 * time.Second):
+		t.Fatal("a message waits for somebody to read standard output")
 	}
 }
