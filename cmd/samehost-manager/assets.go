@@ -152,10 +152,9 @@ func (c *assetCmd) Run(ctx context.Context, p *program) error {
 		}
 		if p.json {
 			return p.printJSON(struct {
-				registry.AssetDetail
-				Orders  []registry.Order `json:"orders"`
-				History []manager.Event  `json:"history"`
-			}{a, append([]registry.Order{}, orders...), manager.Events(events, registry.Language(c.Lang))})
+				manager.AssetWithOrders
+				History []manager.Event `json:"history"`
+			}{manager.AssetWithOrders{AssetDetail: a, Orders: append([]registry.Order{}, orders...)}, manager.Events(events, registry.Language(c.Lang))})
 		}
 		p.printAsset(a, orders, events[max(0, len(events)-5):], registry.Language(c.Lang))
 		return nil

@@ -104,31 +104,25 @@ func (c *tokenCreateCmd) Run(ctx context.Context, p *program) error {
 	if c.Expires < 0 {
 		return usageError("--expires must not be negative")
 	}
-	if len(c.Note) > maxNote {
-		return usageError(fmt.Sprintf("--note must not be longer than %d bytes", maxNote))
+	if len(c.Note) > manager.MaxNote {
+		return usageError(fmt.Sprintf("--note must not be longer than %d bytes", manager.MaxNote))
 	}
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
 		var expires time.Time
 		if c.Expires > 0 {
 			expires = time.Now().Add(c.Expires)
 		}
-		tok, err := reg.CreateToken(ctx, expires, c.Note, systemUser())
+		tok, err := manager.MakeToken(ctx, reg, expires, c.Note, systemUser())
 		if err != nil {
 			return err
 		}
 		if p.json {
-			return p.printJSON(struct {
-				ID      string    `json:"id"`
-				Token   string    `json:"token"`
-				Expires time.Time `json:"expires,omitzero"`
-			}{tok.ID, tok.Text(), expires.UTC().Truncate(time.Millisecond)})
+			return p.printJSON(tok)
 		}
-		fmt.Fprintln(p.stdout, tok.Text())
+		fmt.Fprintln(p.stdout, tok.Token)
 		return nil
 	})
 }
-
-const maxNote = 200
 
 type tokenListCmd struct{}
 
@@ -138,20 +132,15 @@ func (c *tokenListCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return err
 		}
-		now := time.Now()
 		t := table{columns: []column{{"TOKEN", 16}, {"STATE", 7}, {"USES", 6}, {"CREATED", 16}, {"NOTE", 27}}}
-		for _, tok := range tokens {
+		for _, tok := range manager.Tokens(tokens, time.Now()) {
 			if p.json {
-				err = p.printJSON(struct {
-					registry.Token
-					State string `json:"state"`
-				}{tok, tok.State(now)})
-				if err != nil {
+				if err := p.printJSON(tok); err != nil {
 					return err
 				}
 				continue
 			}
-			t.add(tok.ID, tok.State(now), fmt.Sprint(tok.Uses), when(tok.Created), tok.Note)
+			t.add(tok.ID, tok.State, fmt.Sprint(tok.Uses), when(tok.Created), tok.Note)
 		}
 		if !p.json {
 			t.print(p.stdout)

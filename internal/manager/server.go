@@ -119,6 +119,9 @@ func Serve(ctx context.Context, o Options) error {
 func handler(reg *registry.Registry, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(checkin.Path, checkin.Handler(reg, log))
+	api := newAPI(reg, log)
+	mux.Handle(apiPath, api)
+	mux.HandleFunc("GET "+specPath, api.serveSpec)
 	// healthz: the process runs. readyz: check-ins can be taken.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
