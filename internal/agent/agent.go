@@ -580,7 +580,8 @@ func (a *Agent) report(ctx context.Context, est hostid.Outcome, facts hardware.F
 		}
 	}
 
-	tokens := []*checkin.EnrolmentToken{token, a.orderedToken(est.Record.HostID)}
+	// The order's first: it proves that this is the PC that was ordered.
+	tokens := []*checkin.EnrolmentToken{a.orderedToken(est.Record.HostID), token}
 	tokens = slices.DeleteFunc(tokens, func(t *checkin.EnrolmentToken) bool { return t == nil })
 	// A reinstalled PC that kept its key needs no token, so an old one on the image does no harm; and a manager that
 	// forgot this host, or lost its database, takes it in again.

@@ -544,6 +544,7 @@ func TestForgedAcknowledgements(t *testing.T) {
 	forge(newPC(m, "no lineage"), hostid.ID{})
 	forge(newPC(m, "another lineage"), early.report.HostID)
 	forge(early, p.report.HostID) // enrolled before the order
+	forge(newPC(m, "all that can be read on the way"), p.report.HostID)
 	forge(p, hostid.ID{})
 	m.onlyConflict("other-key")
 }

@@ -220,6 +220,15 @@ func (t *transaction) acknowledge(v checkin.VerifiedReport, b branch, proven boo
 			if !proven || !known || enrolled < d.issued || from == d.host || v.Report.CopyOf != d.host {
 				continue
 			}
+			// Order and lineage can be read on the way; the token that went with the order was sealed to the PC that it is for.
+			sealed, err := t.get(`SELECT 1 FROM hosts h JOIN tokens k ON k.id = h.token_id JOIN orders o ON o.id = k.order_id WHERE h.host_id = $1 AND o.demand = $2`,
+				[]any{from.String(), d.id}, []any{new(int)})
+			if err != nil {
+				return err
+			}
+			if !sealed {
+				continue
+			}
 		case checkin.OrderTakeBack, checkin.OrderUseNonvolatile:
 			if !proven || from != d.other {
 				continue
