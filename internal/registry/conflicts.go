@@ -226,7 +226,14 @@ func (t *transaction) observe(v checkin.VerifiedReport, h host, b branch, board 
 				return err
 			}
 		}
-		if conflictKinds[o.Kind] && !(o.Kind == string(hostid.Moved) && board == hostid.AnotherBoard) {
+		asks := conflictKinds[o.Kind] && !(o.Kind == string(hostid.Moved) && board == hostid.AnotherBoard)
+		if o.Kind == string(hostid.Copied) {
+			var err error
+			if asks, err = t.onItsDisk(o.Other, v); err != nil {
+				return err
+			}
+		}
+		if asks {
 			if err := t.observedConflict(v, h, b, o); err != nil {
 				return err
 			}
@@ -263,6 +270,17 @@ func (t *transaction) cannot(b branch, order string) error {
 		return err
 	}
 	return t.endDemand(all[0], demandFailed, hostid.ID{})
+}
+
+// onItsDisk reports that this report comes from the very disk that a host is known on. A client that keeps its ID in a file only
+// knows the disk it was installed on: where the disk was replaced by a copy, and the board later, it takes itself for a copy.
+func (t *transaction) onItsDisk(id hostid.ID, v checkin.VerifiedReport) (bool, error) {
+	h, known, err := t.host(id)
+	if err != nil || !known || id == v.Report.HostID {
+		return false, err
+	}
+	disk := t.evidence(h.facts)[hostid.DiskSerial]
+	return disk != "" && disk == t.evidence(facts(v.Report.Facts))[hostid.DiskSerial], nil
 }
 
 func observed(v checkin.VerifiedReport, h host, o checkin.Observation) map[string]any {

@@ -353,7 +353,7 @@ func (p plan) observed(verb Verb) error {
 			return err
 		}
 		return p.order(true, checkin.OrderRebind, "")
-	case hostid.OtherID:
+	case hostid.OtherID, hostid.ConflictKind(hostid.Copied):
 		if verb == Merge {
 			if err := p.joinHosts(p.id, p.c.host, p.c.otherHost); err != nil {
 				return err

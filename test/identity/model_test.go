@@ -118,7 +118,7 @@ func (w *world) events() map[string]func(*rapid.T) {
 		}),
 		"weekend":         func(*rapid.T) { w.everybodyOff(60 * time.Hour) },
 		"quiet":           func(*rapid.T) { w.quiet() },
-		"known":           func(*rapid.T) { w.known() },
+		"known":           func(*rapid.T) { w.did("it is noted who is who"); w.known() },
 		"power":           on(w.switchPower),
 		"reinstall":       on(w.reinstall),
 		"new disk":        on(w.newDiskIn),

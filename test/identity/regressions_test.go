@@ -48,3 +48,33 @@ func TestUndoneForWhomNothingIsLeftToTakeBack(t *testing.T) {
 		}
 	})
 }
+
+// A PC without memory got a copy of its disk in place of it, and later a new board. Its file knew neither, so it took itself for a
+// copy, took a new host ID, and was another asset from then on, with nobody asked.
+func TestDiskAndBoardReplacedOneAfterTheOther(t *testing.T) {
+	f := good
+	f.memory = withoutMemory
+	trace(t, f, func(w *world) {
+		p := w.install()
+		w.pass(3 * interval)
+		w.known()
+		w.migrate(p)
+		w.pass(3 * interval)
+		was := p.id
+		w.newBoardIn(p)
+		w.round()
+		open := w.open()
+		if len(open) != 1 || open[0].HostID != p.id || open[0].Other != was {
+			w.fail("the operator is not asked whether %s is %s: %+v", p.id, was, open)
+		}
+		r := w.resolve(open[0], registry.Merge)
+		w.pass(2 * interval)
+		if len(w.open()) != 0 || len(w.assets()[p.id]) != 2 {
+			w.fail("merging came to %v", w.assets())
+		}
+		w.undo(r.ID)
+		if len(w.assets()[p.id]) != 1 {
+			w.fail("undoing came to %v", w.assets())
+		}
+	})
+}

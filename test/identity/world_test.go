@@ -67,7 +67,8 @@ type world struct {
 	history  []registry.Event      // as it was last seen
 	judged   map[string]bool       // orders that were looked at
 	undoable map[int64]undoable
-	failed   func() // called when the trace fails
+	failed   func()             // called when the trace fails
+	blocked  map[hostid.ID]bool // by an operator, when assets was called last
 }
 
 // stay is a stretch of time in which an installation was heard under a host ID without a break.
@@ -535,9 +536,13 @@ func (w *world) assets() map[hostid.ID][]hostid.ID {
 	all, err := w.reg.Assets(w.ctx)
 	w.must(err)
 	of := map[hostid.ID][]hostid.ID{}
+	w.blocked = map[hostid.ID]bool{}
 	for _, a := range all {
 		for _, id := range a.HostIDs {
 			of[id] = a.HostIDs
+		}
+		for _, h := range a.Hosts {
+			w.blocked[h.HostID] = h.Blocked
 		}
 	}
 	for id := range w.spoken {
@@ -564,7 +569,7 @@ func (w *world) conflicts() map[hostid.ID]bool {
 
 // operators are the host IDs that an operator made one asset of, or blocked.
 func (w *world) operators() map[hostid.ID]bool {
-	of := map[hostid.ID]bool{}
+	of := maps.Clone(w.blocked) // of a conflict between many, all may be
 	for ids := range maps.Values(w.said) {
 		for _, id := range ids {
 			of[id] = true
