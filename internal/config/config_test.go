@@ -204,6 +204,8 @@ func TestMistakes(t *testing.T) {
 		{relay, "data_dir = 'd'", `x.toml: higher_system is missing; write the manager's or the next relay's address, as "https://manager.example:8740"`},
 		{dcmamtin, "data_dir = 'd'\nrestore_wait = '1s'", "x.toml:2: restore_wait is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, database, dcmamtin, enrolment_token_file, higher_system, listen, maintenance, names)"},
 		{manager, "data_dir = 'd'\n[maintenance]\narchive_after_days = -1", "x.toml:3: [maintenance] archive_after_days must be a number of days from 1 to 36500, or 0 for never"},
+		{manager, "data_dir = 'd'\n[maintenance]\narchive_after_days = '90'", "x.toml:3: [maintenance] archive_after_days must be a whole number without quotes"},
+		{manager, "data_dir = 'd'\n[maintenance]\narchive_after_days = 1.5", "x.toml:3: [maintenance] archive_after_days must be a whole number without quotes"},
 		{manager, "data_dir = 'd'\n[maintenance]\narchive_after_days = 36501", "x.toml:3: [maintenance] archive_after_days must be a number of days from 1 to 36500, or 0 for never"},
 		{dcmamtin, "[dcmamtin]\nresolve = 'DNS'", `x.toml:2: [dcmamtin] resolve must be "dns" (host name first) or "file" (the file's address first)`},
 		{dcmamtin, "[amt]\nuser = ''", `x.toml:2: [amt] user is empty; name the AMT management user, or leave it out for "admin"`},

@@ -233,6 +233,15 @@ func (d *document) set(key string, value any, fields []reflect.Value, options st
 		for _, f := range fields {
 			f.SetInt(int64(v))
 		}
+	case int:
+		v, ok := value.(int64)
+		if !ok || int64(int(v)) != v {
+			d.fail(key, "must be a whole number without quotes")
+			return
+		}
+		for _, f := range fields {
+			f.SetInt(v)
+		}
 	default: // a struct: a table
 		v, ok := value.(map[string]any)
 		if !ok {
