@@ -165,7 +165,7 @@ func (w *world) serve(pc *play.PC) *play.Process {
 	w.t.Helper()
 	service, err := pc.Serve()
 	w.must(err)
-	w.must(pc.UntilServing())
+	w.must(service.UntilSays("checked in"))
 	return service
 }
 

@@ -125,6 +125,11 @@ func (p *Process) Until(line string) error {
 	return p.until(func() bool { return strings.Contains("\n"+p.Output(), "\n"+line+"\n") }, "to print "+strconv.Quote(line))
 }
 
+// UntilSays waits until something that it printed contains the text.
+func (p *Process) UntilSays(text string) error {
+	return p.until(func() bool { return strings.Contains(p.Output(), text) }, "to say "+strconv.Quote(text))
+}
+
 func (p *Process) until(holds func() bool, what string) error {
 	deadline := time.After(ready)
 	poll := time.NewTicker(10 * time.Millisecond)
@@ -495,23 +500,6 @@ func (pc *PC) DiskFailure() error {
 
 // Format takes away all that was on the disk, as reinstalling the operating system does.
 func (pc *PC) Format() error { return os.RemoveAll(pc.DataDir) }
-
-// UntilServing waits until the service answers `checkin`, after its own first check-in.
-func (pc *PC) UntilServing() error {
-	deadline := time.Now().Add(ready)
-	for {
-		// The service writes the file before that check-in, and answers after it.
-		_, err := os.Stat(filepath.Join(pc.DataDir, "control.json"))
-		if err == nil {
-			_, err = pc.CheckIn()
-			return err
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("waited %v for the service of PC %d: %w", ready, pc.I, err)
-		}
-		time.Sleep(10 * time.Millisecond) // a poll of another process's state
-	}
-}
 
 // Identity is what `install --json` and `status --json` print.
 type Identity struct {
