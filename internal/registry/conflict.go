@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,7 +110,10 @@ func (r *Registry) Conflicts(ctx context.Context) ([]Conflict, error) {
 
 // ClosedConflicts returns the last of those that were closed, the one closed last first.
 func (r *Registry) ClosedConflicts(ctx context.Context, limit int) ([]Conflict, error) {
-	return r.conflicts(ctx, `WHERE c.id IN (SELECT id FROM conflicts WHERE closed IS NOT NULL ORDER BY closed DESC, id DESC LIMIT $1)`, limit)
+	all, err := r.conflicts(ctx, `WHERE c.id IN (SELECT id FROM conflicts WHERE closed IS NOT NULL ORDER BY closed DESC, id DESC LIMIT $1)`, limit)
+	slices.Reverse(all)
+	slices.SortStableFunc(all, func(a, b Conflict) int { return b.Closed.Compare(a.Closed) })
+	return all, err
 }
 
 // Conflict returns one conflict; ErrUnknown if there is none.
