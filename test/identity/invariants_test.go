@@ -24,7 +24,6 @@ func (w *world) check() {
 	w.nobodyShares(assets)
 	w.everyIDResolves(assets)
 	w.nobodyAloneIsSentAway()
-	w.historyStays()
 }
 
 // After three answered check-ins each, two PCs that live at the same time share no asset without an operator or an open conflict.
@@ -179,9 +178,6 @@ func (w *world) known() {
 			continue
 		}
 		p.was, p.wasSince = p.id, w.now
-		if p.disk.home != p && !w.livedTwice(p.id) {
-			// The installation came from elsewhere, and is this PC's now.
-		}
 		p.survives()
 	}
 }
@@ -200,6 +196,7 @@ func (w *world) quiet() {
 		w.round()
 	}
 	w.nothingRepeats(before, orders)
+	w.historyStays()
 }
 
 // No order repeats for ever and no store is written for ever: after a while with nothing changed neither happens.

@@ -8,7 +8,6 @@
 package identity
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -228,7 +227,6 @@ type pc struct {
 	id       hostid.ID   // under which it was answered last
 	answered []time.Time // check-ins that count, since it started or took another host ID
 	owes     bool        // the last reply brought orders: it is heard again soon
-	lastErr  string
 
 	was      hostid.ID // whose asset it is, for as long as something of its own survives
 	wasSince time.Time
@@ -519,16 +517,6 @@ func (b *board) records() (all []hostid.Record) {
 		}
 	}
 	return all
-}
-
-// stored is the record that memory gives when it answers.
-func (b *board) stored() (hostid.Record, bool) {
-	if b.memory == nil {
-		return hostid.Record{}, false
-	}
-	m := storetest.Memory{Blocks: [2][]byte{bytes.Clone(b.memory.Blocks[0]), bytes.Clone(b.memory.Blocks[1])}}
-	r, err := m.Load(context.Background())
-	return r, err == nil
 }
 
 // assets are the host IDs of each asset, by each of its host IDs.
