@@ -506,7 +506,7 @@ func (t *transaction) rematchAsset(asset int64, uuid string) error {
 	const byLabel = `host_id IS NULL AND label IN (SELECT label FROM asset_names WHERE asset_id = `
 	if uuid != "" {
 		// First what its names gave it and its UUID now speaks against.
-		err := t.rematch(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = $1 AND succeeded IS NULL) AND matched = 'name' AND uuid <> '' AND uuid <> $2`, asset, uuid)
+		err := t.rematch(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = $1) AND matched = 'name' AND uuid <> '' AND uuid <> $2`, asset, uuid)
 		if err != nil {
 			return err
 		}

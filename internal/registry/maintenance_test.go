@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"samehost/internal/checkin"
 	"samehost/internal/hostid"
@@ -291,8 +292,8 @@ func TestReplace(t *testing.T) {
 				m.round(old)
 				m.round(new)
 				m.importFile("192.0.2.7 alpha TYPE=client,COMMENT=third floor\n")
-				m.took(t, m.failed("alpha", old.report.Facts.SystemUUID))
 				m.took(t, m.done("beta", new.report.Facts.SystemUUID))
+				m.took(t, m.failed("alpha", old.report.Facts.SystemUUID))
 				if i == 1 {
 					r, err := m.Replace(t.Context(), old.report.HostID, new.report.HostID, alice)
 					must(t, err)
@@ -560,6 +561,19 @@ func TestArchiveBySchedule(t *testing.T) {
 		names, _ = run(t, f)
 		expect(t, "archived", names, []string{"pc0", "pc1"})
 	})
+	t.Run("nothing is known of the days before", func(t *testing.T) { // an upgrade, a restored backup
+		t.Parallel()
+		f := start(t, 2, 1)
+		f.m.pass(100 * day)
+		_, err := f.m.writer.ExecContext(t.Context(), `DELETE FROM contact_days`)
+		must(t, err)
+		live(f, days)
+		names, _ := run(t, f)
+		expect(t, "a day too early", names, nil)
+		live(f, 1)
+		names, _ = run(t, f)
+		expect(t, "archived", names, []string{"pc0", "pc1"})
+	})
 	t.Run("the clock leapt", func(t *testing.T) {
 		t.Parallel()
 		f := start(t, 2, 1)
@@ -656,4 +670,35 @@ func TestExportAfterMaintenance(t *testing.T) {
 	_, err = m.Unretire(t.Context(), gone.report.HostID, alice)
 	must(t, err)
 	expect(t, "undone", lines(), before)
+}
+
+// Results of dcmamtin about a PC that was succeeded stay with it, whatever is learnt of UUIDs.
+func TestAttemptsOfASucceededPCStay(t *testing.T) {
+	t.Parallel()
+	for name, uuid := range map[string]string{"told by its name": "", "told by its UUID": board("alpha").SystemUUID} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newManager(t)
+			old, new := newPC(m, "alpha"), newPC(m, "beta")
+			old.report.Facts.SystemUUID = uuid
+			m.round(old, new)
+			m.took(t, m.failed("alpha", board("alpha").SystemUUID))
+			hang := func() []string {
+				all, err := scanAll(t.Context(), m.readers, scanText, `SELECT name || ' ' || COALESCE(host_id, '') FROM initializations WHERE name = 'alpha' ORDER BY id`)
+				must(t, err)
+				return all
+			}
+			want := []string{"alpha " + old.report.HostID.String()}
+			expect(t, "at first", hang(), want)
+			_, err := m.Replace(t.Context(), old.report.HostID, new.report.HostID, alice)
+			must(t, err)
+			expect(t, "replaced", hang(), want)
+			m.pass(time.Minute)
+			i, j := m.failed("one", board("alpha").SystemUUID), m.failed("two", board("alpha").SystemUUID)
+			i.Address, j.Address = "192.0.2.101", "192.0.2.102"
+			_, err = m.Initializations(t.Context(), Position{Name: "shared"}, Position{Name: "shared", Head: "h", Offset: 1}, []Initialization{i, j})
+			must(t, err)
+			expect(t, "the UUID is shared", hang(), want)
+		})
+	}
 }
