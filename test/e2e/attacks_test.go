@@ -41,7 +41,6 @@ import (
 
 var (
 	b64    = base64.RawURLEncoding
-	b64std = base64.StdEncoding
 )
 
 // object is JSON.
