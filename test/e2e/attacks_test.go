@@ -39,9 +39,7 @@ import (
 // knows host IDs, and sits on the way: PCs that use his proxy trust it (a hostile relay, or a machine whose administrator
 // looks on).
 
-var (
-	b64    = base64.RawURLEncoding
-)
+var b64 = base64.RawURLEncoding
 
 // object is JSON.
 type object = map[string]any
