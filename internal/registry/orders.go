@@ -283,7 +283,11 @@ func (t *transaction) done(v checkin.VerifiedReport, d demand, b branch) error {
 			return t.apartByOrder(v, d)
 		}
 		return nil
-	case checkin.OrderRebind:
+	}
+	if withdrawn { // what it was to settle is open again
+		return nil
+	}
+	if d.kind == checkin.OrderRebind {
 		if err := t.rebound(v, d.resolution, d.host, b); err != nil {
 			return err
 		}

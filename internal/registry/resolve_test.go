@@ -534,3 +534,28 @@ func TestDiskSetBackAtEachStart(t *testing.T) {
 		t.Errorf("conflicts %v", whys)
 	}
 }
+
+// What was ordered and withdrawn, and is acknowledged all the same, settles nothing: the conflict that was reopened stays open.
+func TestWithdrawnOrderSettlesNothing(t *testing.T) {
+	t.Parallel()
+	for kind, verb := range map[string]Verb{"same-board": KeepBoth, "other-board": Merge} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			m := newManager(t)
+			c := clashes[kind](m)
+			r := m.resolve(m.onlyConflict(kind), verb)
+			c.p.obey(c.p.checkIn())
+			if len(c.p.report.Done) != 1 {
+				t.Fatalf("orders done %v, want one", c.p.report.Done)
+			}
+			m.pass(DefaultInterval)
+			must(t, m.Undo(t.Context(), r.ID, "bob"))
+			facts := m.asset(c.p.report.HostID).Facts
+			for range 3 {
+				m.round(c.p)
+			}
+			expect(t, "status", m.onlyConflict(kind).Status, Waiting)
+			expect(t, "facts", m.asset(c.p.report.HostID).Facts, facts)
+		})
+	}
+}
