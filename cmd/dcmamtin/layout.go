@@ -47,11 +47,8 @@ func mayBreak(a, b rune) bool {
 	return !strings.ContainsRune(notFirst, b) && !strings.ContainsRune(notLast, a)
 }
 
-// wrap breaks a text into lines of at most limit columns: at spaces, and beside full-width characters as Japanese allows
-// it. A word that is longer than a line is broken where the line ends.
-func wrap(s string, limit int) []string { return wrapAfter(s, limit, limit) }
-
-// wrapAfter is wrap with a limit of its own for the first line.
+// wrapAfter breaks a text into lines of at most limit columns, of which the first has a limit of its own: at spaces, and beside
+// full-width characters as Japanese allows it. A word that is longer than a line is broken where the line ends.
 func wrapAfter(s string, first, limit int) []string {
 	runes := []rune(strings.TrimSpace(s))
 	var lines []string

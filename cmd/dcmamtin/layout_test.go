@@ -58,8 +58,8 @@ func TestWrap(t *testing.T) {
 		{"設定(MEBx)を", 8, []string{"設定", "(MEBx)を"}},
 		{"対処: 待つ", 6, []string{"対処:", "待つ"}},
 	} {
-		if diff := cmp.Diff(test.want, wrap(test.text, test.limit)); diff != "" {
-			t.Errorf("wrap(%q, %d) (-want +got):\n%s", test.text, test.limit, diff)
+		if diff := cmp.Diff(test.want, wrapAfter(test.text, test.limit, test.limit)); diff != "" {
+			t.Errorf("wrapAfter(%q, %d) (-want +got):\n%s", test.text, test.limit, diff)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func TestWrapKeepsItsRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringOfN(rapid.RuneFrom([]rune("ab1./ ,()「」、。あかっー漢字ＡAMT")), 0, 80, -1).Draw(t, "text")
 		limit := rapid.IntRange(2, 40).Draw(t, "limit")
-		lines := wrap(text, limit)
+		lines := wrapAfter(text, limit, limit)
 		if got, want := strings.ReplaceAll(strings.Join(lines, ""), " ", ""), strings.ReplaceAll(text, " ", ""); got != want {
 			t.Fatalf("%q became %q", want, got)
 		}

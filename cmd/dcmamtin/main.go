@@ -10,8 +10,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,8 +17,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -174,12 +170,10 @@ func (c *command) configure() (dataDir string, p *problem) {
 		IgnoreLogonFailures: c.ignoreLogonFailures,
 		DryRun:              c.dryRun,
 	}
-	if cfg.AMT.Port != "auto" {
-		if c.options.Port, err = strconv.Atoi(cfg.AMT.Port); err != nil {
-			return "", newProblem(exitOther, textSystem, fmt.Errorf("%s: [amt] port: %w", path, err))
-		}
+	if c.options.Port, err = cfg.AMT.PortNumber(); err != nil {
+		return "", newProblem(exitOther, textSystem, fmt.Errorf("%s: %w", path, err))
 	}
-	if c.options.RootCAs, c.options.PinSPKI, err = trust(cfg.AMT); err != nil {
+	if c.options.RootCAs, c.options.PinSPKI, err = cfg.AMT.Trust(); err != nil {
 		return "", newProblem(exitOther, textSystem, err)
 	}
 	if c.options.TLS && c.options.RootCAs == nil && c.options.PinSPKI == nil {
@@ -197,29 +191,6 @@ func (c *command) configure() (dataDir string, p *problem) {
 	}
 	c.log = amtinit.OpenLog(dir, c.lang)
 	return dir, nil
-}
-
-// trust reads what TLS certificates are judged by: a file of CAs, or the pin of a public key.
-func trust(a config.AMT) (*x509.CertPool, []byte, error) {
-	if a.TLSPin != "" {
-		pin, err := hex.DecodeString(strings.TrimPrefix(a.TLSPin, "sha256:"))
-		if err != nil {
-			return nil, nil, fmt.Errorf("[amt] tls_pin: %w", err)
-		}
-		return nil, pin, nil
-	}
-	if a.TLSCA == "" {
-		return nil, nil, nil
-	}
-	pem, err := os.ReadFile(a.TLSCA)
-	if err != nil {
-		return nil, nil, fmt.Errorf("[amt] tls_ca: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, nil, fmt.Errorf("[amt] tls_ca: %s holds no PEM certificate; put the CA's certificate there", a.TLSCA)
-	}
-	return pool, nil, nil
 }
 
 func (c *command) work(ctx context.Context) int {

@@ -2,16 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
 	"samehost/internal/amtinit"
-	"samehost/internal/config"
 	"samehost/internal/hostid"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
@@ -231,35 +227,13 @@ func (p *program) clearAMT(ctx context.Context, reg *registry.Registry, id hosti
 		User: c.AMT.User, Password: wsman.Secret(password.Reveal()), Enterprise: c.AMT.Enterprise,
 		TLS: c.AMT.TLS, AddressFirst: c.Dcmamtin.Resolve == "file",
 	}
-	if c.AMT.Port != "auto" {
-		if o.Port, err = strconv.Atoi(c.AMT.Port); err != nil {
-			return manager.ClearedAMT{}, fmt.Errorf("%s: [amt] port: %w", p.config, err)
-		}
+	if o.Port, err = c.AMT.PortNumber(); err != nil {
+		return manager.ClearedAMT{}, fmt.Errorf("%s: %w", p.config, err)
 	}
-	if o.RootCAs, o.PinSPKI, err = amtTrust(c.AMT); err != nil {
+	if o.RootCAs, o.PinSPKI, err = c.AMT.Trust(); err != nil {
 		return manager.ClearedAMT{}, fmt.Errorf("%s: %w", p.config, err)
 	}
 	return manager.ClearAMT(ctx, reg, id, o, operator())
-}
-
-// amtTrust is what the TLS certificates of AMT are judged by; nothing where the configuration says nothing.
-func amtTrust(a config.AMT) (*x509.CertPool, []byte, error) {
-	switch {
-	case a.TLSPin != "":
-		pin, err := hex.DecodeString(strings.TrimPrefix(a.TLSPin, "sha256:"))
-		return nil, pin, err
-	case a.TLSCA == "":
-		return nil, nil, nil
-	}
-	pem, err := os.ReadFile(a.TLSCA)
-	if err != nil {
-		return nil, nil, fmt.Errorf("[amt] tls_ca: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, nil, fmt.Errorf("[amt] tls_ca: %s holds no PEM certificate; put the CA's certificate there", a.TLSCA)
-	}
-	return pool, nil, nil
 }
 
 type replaceCmd struct {

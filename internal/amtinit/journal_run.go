@@ -237,9 +237,6 @@ type Journal struct {
 	gone  chan struct{}
 }
 
-// Path is the journal's file.
-func (j *Journal) Path() string { return j.f.Name() }
-
 func (j *Journal) begin(source string, run JournalRun) error {
 	run.Format, run.Source = journalFormat, Printable(source, maxJournalSource)
 	run.Program, run.Enterprise = Printable(run.Program, 100), Printable(run.Enterprise, 100)

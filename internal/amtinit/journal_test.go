@@ -36,7 +36,7 @@ func written(t *testing.T, source string, outcomes ...Outcome) (dir, path string
 	}
 	defer j.Close()
 	record(t, j, outcomes...)
-	return dir, j.Path()
+	return dir, j.f.Name()
 }
 
 // record writes outcomes and wants them shown in their order.
