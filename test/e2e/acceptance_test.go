@@ -357,7 +357,7 @@ func TestAcceptance(t *testing.T) {
 			id, others := w.enrol(pc), w.enrol(scrapped)
 			w.pass(time.Hour)
 			swapBoard(w, pc, scrapped)
-			// The memory sits on the board, so the PC is the other one for now; and it says so.
+			// The memory sits on the board, so the PC is the other one until an operator decides; and it says so.
 			if got := w.speaks(pc); got != others {
 				t.Fatalf("the host ID is %s, want that of the board, %s", got, others)
 			}
