@@ -7,6 +7,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
+
+	"samehost/internal/hostid"
 )
 
 // Digest is the SHA-256 of a report's signed form, written as 64 lower-case hex digits; "" is the zero digest.
@@ -64,6 +67,21 @@ func unhex(dst, src []byte, what string) error {
 // SignedReport is a report as it travels and is kept.
 type SignedReport struct {
 	JWS string // compact serialization, at most MaxReport bytes
+
+	// Hops are the relays that it came through, the client's own first; none where the client itself sent it. They are
+	// the relays' word, not the client's: who takes reports from anybody leaves them empty.
+	Hops []Hop
+}
+
+// MaxHops bounds the relays between a client and the manager.
+const MaxHops = 16
+
+// Hop is one relay on a report's way.
+type Hop struct {
+	Relay hostid.ID     // the relay's own
+	Held  time.Duration // from its receipt there until it was sent on; never negative
+	// Uncertain says that Held is not known for sure: the relay was restarted in between, or its clock was set.
+	Uncertain bool
 }
 
 // Digest of the signed form: what replies and successors name.
@@ -79,6 +97,22 @@ var (
 	// this client was told to trust. Mostly a mistake in the set-up, never one that waiting mends.
 	ErrUntrusted = errors.New("the higher system is not the one to trust")
 )
+
+// Busy is an ErrUnavailable that says when to try again: nothing is wrong but the load.
+type Busy struct {
+	After  time.Duration // at least this long; 0: no advice
+	Reason string        // for a log; "" for none
+}
+
+func (b *Busy) Error() string {
+	if b.Reason == "" {
+		return fmt.Sprintf("%v: busy; again in %s", ErrUnavailable, b.After)
+	}
+	return fmt.Sprintf("%v: %s; again in %s", ErrUnavailable, b.Reason, b.After)
+}
+
+// Is makes errors.Is(err, ErrUnavailable) hold.
+func (b *Busy) Is(target error) bool { return target == ErrUnavailable }
 
 // Refusal says why a report is refused, by a word to branch on and a sentence to show. errors.Is(err, ErrRefused)
 // holds for it.
