@@ -274,7 +274,7 @@ func TestOrdersEnd(t *testing.T) {
 			given, limit := 0, maxIssued
 			if name == "replies" {
 				twin.checkIn()
-				_, err := m.writer.Exec(`UPDATE demands SET given = $1`, maxGiven-3)
+				_, err := m.writers.Exec(`UPDATE demands SET given = $1`, maxGiven-3)
 				must(t, err)
 				limit = 3
 			}
@@ -507,7 +507,7 @@ func TestTablesOfTheReleaseBefore(t *testing.T) {
 		`ALTER TABLE assets DROP COLUMN keep_host`, `ALTER TABLE branches DROP COLUMN facts`, `ALTER TABLE tokens DROP COLUMN order_id`,
 		`DELETE FROM goose_db_version WHERE version_id = 4`,
 	} {
-		if _, err := m.writer.Exec(q); err != nil {
+		if _, err := m.writers.Exec(q); err != nil {
 			t.Fatalf("%s: %v", q, err)
 		}
 	}

@@ -202,7 +202,7 @@ func TestWhatOneHostMayStore(t *testing.T) {
 		for _, q := range []*pc{thief, p} {
 			q.checkIn()
 			// The rest of the day, told to the database in one go.
-			_, err := m.writer.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+			_, err := m.writers.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
 				INSERT INTO epochs (host_id, key, epoch, began_by, proven, began) SELECT host_id, key, 'x' || i, began_by, proven, began FROM n, epochs WHERE epoch = $2`,
 				maxEpochsPerDay-2, q.report.Epoch.String())
 			must(t, err)
@@ -242,7 +242,7 @@ func TestWhatOneHostMayStore(t *testing.T) {
 		p.checkIn()
 		expect(t, "texts with a short one", kept(), keepLongTextPerHour+1)
 		// The rest of the hour, told to the database in one go.
-		_, err := m.writer.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+		_, err := m.writers.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
 			INSERT INTO reports SELECT 'x' || i, epoch_id, branch_id, 'y' || i, run, 0, received, '', '', '' FROM n, reports WHERE digest = $2`,
 			maxReportsPerHour-keepLongTextPerHour-2, first.Digest().String())
 		must(t, err)
@@ -261,7 +261,7 @@ func TestWhatOneHostMayStore(t *testing.T) {
 		m := newManager(t)
 		p := newPC(m, "alpha")
 		p.checkIn()
-		_, err := m.writer.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+		_, err := m.writers.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
 			INSERT INTO history (at, host_id, kind, evidence) SELECT $2, $3, 'facts', '{}' FROM n`,
 			maxEventsPerDay-10, millis(m.now), p.report.HostID.String())
 		must(t, err)

@@ -633,7 +633,7 @@ func TestTrim(t *testing.T) {
 	first := p.next()
 	firstReply := p.send(first)
 	// All but the last, told to the database in one go.
-	_, err := m.writer.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+	_, err := m.writers.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
 		INSERT INTO reports SELECT 'x' || i, epoch_id, branch_id, 'y' || i, run, 0, received, '', jws, reply FROM n, reports WHERE digest = $2`,
 		reports-1, first.Digest().String())
 	must(t, err)
@@ -824,7 +824,7 @@ func TestMigrateTogether(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			reg, err := open(t.Context(), path, Options{})
+			reg, err := openSQLite(t.Context(), path, Options{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -877,7 +877,7 @@ func TestSettingsOfEveryConnection(t *testing.T) {
 	m := newManager(t)
 	for _, db := range []interface {
 		queryer
-	}{m.readers, m.writer} {
+	}{m.readers, m.writers} {
 		for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1", "busy_timeout": "10000"} {
 			got, err := scanAll(t.Context(), db, func(scan func(...any) error) (s string, err error) { return s, scan(&s) }, "PRAGMA "+pragma)
 			must(t, err)

@@ -532,7 +532,7 @@ func TestMigrationOfInitializations(t *testing.T) {
 	down := []string{`DROP TABLE asset_names`, `DROP TABLE shared_uuids`, `DROP TABLE initializations`, `DROP TABLE journals`,
 		`ALTER TABLE assets DROP COLUMN seen_at`, `DELETE FROM goose_db_version WHERE version_id = 3`}
 	for _, q := range down {
-		if _, err := m.writer.Exec(q); err != nil {
+		if _, err := m.writers.Exec(q); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -565,7 +565,7 @@ func TestArchiveBySchedule(t *testing.T) {
 		t.Parallel()
 		f := start(t, 2, 1)
 		f.m.pass(100 * day)
-		_, err := f.m.writer.ExecContext(t.Context(), `DELETE FROM contact_days`)
+		_, err := f.m.writers.ExecContext(t.Context(), `DELETE FROM contact_days`)
 		must(t, err)
 		live(f, days)
 		names, _ := run(t, f)

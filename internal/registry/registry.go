@@ -26,15 +26,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
-	"os"
-	"path/filepath"
-	"strings"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite"
 
 	"samehost/internal/checkin"
 	"samehost/internal/hardware"
@@ -47,10 +43,6 @@ const DefaultInterval = 15 * time.Minute
 // liveIntervals is how many intervals may pass before a host that says nothing is no longer live (protocol).
 const liveIntervals = 3
 
-// busyTimeout is how long a writer waits for another process's transaction. Ours last milliseconds; only a
-// restore or a check of the whole file by someone else takes seconds.
-const busyTimeout = 10 * time.Second
-
 // Options are what a Registry needs besides its database.
 type Options struct {
 	Key      ed25519.PrivateKey // the manager's; without it CheckIn fails, everything else works
@@ -60,13 +52,30 @@ type Options struct {
 
 // Registry is the open database. It may be used by many goroutines, and by several processes at once.
 type Registry struct {
-	readers  *sql.DB
-	writer   *sql.DB // one connection; its transactions begin with BEGIN IMMEDIATE
+	*database
 	key      ed25519.PrivateKey
 	audience checkin.Fingerprint
 	interval time.Duration
 	now      func() time.Time
 	marks    atomic.Pointer[placeholderList] // as last read
+
+	posted, progressed bell // work for relays, and what they said of it
+}
+
+// A database is all that differs between the places that a Registry may live in. The SQL is one text for all of them;
+// what that text may use is stated in docs/decisions/0034-databases.md.
+type database struct {
+	name    string // for messages: without a password
+	readers *sql.DB
+	writers *sql.DB
+
+	dialect    goose.Dialect
+	migrations string // their folder
+	checkOwner func(context.Context, *sql.DB) error
+
+	isolation sql.IsolationLevel
+	first     string           // begins every writing transaction, so that what it reads is never older than its moment; "" where BEGIN does that
+	again     func(error) bool // reports whether a transaction that failed so has left nothing behind, and may go well the next time
 }
 
 // ErrUnknown is what a question about something that is not in the registry is answered with.
@@ -82,14 +91,10 @@ func Create(ctx context.Context, dsn string, o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("make database: %w", err)
+	if err := createFile(path); err != nil {
+		return nil, err
 	}
-	if err := f.Close(); err != nil {
-		return nil, fmt.Errorf("make database: %w", err)
-	}
-	return open(ctx, path, o)
+	return openSQLite(ctx, path, o)
 }
 
 // Open opens the database that dsn names ("sqlite:" and a full path) and brings its tables up to date. A database
@@ -102,11 +107,20 @@ func Open(ctx context.Context, dsn string, o Options) (*Registry, error) {
 	if err := checkFile(path); err != nil {
 		return nil, err
 	}
-	return open(ctx, path, o)
+	return openSQLite(ctx, path, o)
 }
 
-func open(ctx context.Context, path string, o Options) (_ *Registry, err error) {
-	r := &Registry{key: o.Key, interval: o.Interval, now: o.Now}
+func openSQLite(ctx context.Context, path string, o Options) (*Registry, error) {
+	d, err := sqliteDatabase(path)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, d, o)
+}
+
+// open takes over d, also when it fails.
+func open(ctx context.Context, d *database, o Options) (*Registry, error) {
+	r := &Registry{database: d, key: o.Key, interval: o.Interval, now: o.Now}
 	if r.interval == 0 {
 		r.interval = DefaultInterval
 	}
@@ -116,28 +130,19 @@ func open(ctx context.Context, path string, o Options) (_ *Registry, err error) 
 	if r.key != nil {
 		r.audience = checkin.FingerprintOf(r.key.Public().(ed25519.PublicKey))
 	}
-	if r.readers, err = sql.Open("sqlite", sqliteDSN(path, "deferred")); err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	if r.writer, err = sql.Open("sqlite", sqliteDSN(path, "immediate")); err != nil {
-		r.readers.Close()
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	r.writer.SetMaxOpenConns(1)
-	r.readers.SetMaxOpenConns(8)
-	err = r.checkOwner(ctx)
+	err := r.checkOwner(ctx, r.writers)
 	if err == nil {
 		err = r.migrate(ctx)
 	}
 	if err != nil {
 		r.Close()
-		return nil, fmt.Errorf("open database %s: %w", path, err)
+		return nil, fmt.Errorf("open database %s: %w", d.name, err)
 	}
 	return r, nil
 }
 
 // Close ends the use of the database.
-func (r *Registry) Close() error { return errors.Join(r.writer.Close(), r.readers.Close()) }
+func (r *Registry) Close() error { return errors.Join(r.writers.Close(), r.readers.Close()) }
 
 // Ready reports whether the database answers.
 func (r *Registry) Ready(ctx context.Context) error {
@@ -145,44 +150,14 @@ func (r *Registry) Ready(ctx context.Context) error {
 	return r.readers.QueryRowContext(ctx, `SELECT COUNT(*) FROM tokens WHERE id = ''`).Scan(&n)
 }
 
-func sqlitePath(dsn string) (string, error) {
-	path, ok := strings.CutPrefix(dsn, "sqlite:")
-	if !ok || path == "" {
-		scheme, _, _ := strings.Cut(dsn, ":") // the rest may hold a password
-		return "", fmt.Errorf("database %q: this build knows sqlite:FILE only", scheme+":")
-	}
-	return filepath.Abs(path)
-}
-
-// sqliteDSN puts the settings into the DSN, so that every connection of the pool has them.
-func sqliteDSN(path, lock string) string {
-	q := url.Values{
-		"_txlock":       {lock},
-		"_busy_timeout": {fmt.Sprint(busyTimeout.Milliseconds())},
-		"_journal_mode": {"WAL"},
-		"_synchronous":  {"FULL"},
-		"_foreign_keys": {"1"},
-		"_dqs":          {"0"}, // a misspelt column is an error, not a string
-		"_defensive":    {"1"},
-		"_pragma":       {"trusted_schema(0)"},
-		"mode":          {"rw"},
-	}
-	// In a file: URI the path's own ?, # and % must be escaped; a Windows path needs a leading slash.
-	p := filepath.ToSlash(path)
-	if !strings.HasPrefix(p, "/") {
-		p = "/" + p
-	}
-	return (&url.URL{Scheme: "file", Path: p, RawQuery: q.Encode()}).String()
-}
-
 // migrate brings the tables up to date. Two processes may try it at once: each migration is a transaction, so the
 // later one fails whole, looks again and finds it done.
 func (r *Registry) migrate(ctx context.Context) error {
-	sub, err := fs.Sub(migrations, "migrations/sqlite")
+	sub, err := fs.Sub(migrations, r.migrations)
 	if err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, r.writer, sub,
+	p, err := goose.NewProvider(r.dialect, r.writers, sub,
 		goose.WithDisableGlobalRegistry(true), goose.WithAllowOutofOrder(true), goose.WithSlog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return err
@@ -221,13 +196,43 @@ type transaction struct {
 	conflictsChanged bool // a conflict was opened or closed
 }
 
-// write runs f alone among all writers, and commits what it did unless it fails.
+// maxTries is how often a transaction is run that others are in the way of. By then it has waited for a second or
+// two, and whoever sent the report sends it again.
+const maxTries = 10
+
+// write runs f as if alone among all writers, and commits what it did unless it fails. Where another transaction was
+// in the way it runs f again, from the beginning: whatever f changes outside the transaction it must set anew each
+// time. Every transaction that writes goes through here.
 func (r *Registry) write(ctx context.Context, f func(*transaction) error) error {
-	tx, err := r.writer.BeginTx(ctx, nil)
+	for try := 1; ; try++ {
+		err := r.writeOnce(ctx, f)
+		if err == nil || !r.again(err) {
+			return err
+		}
+		if try == maxTries {
+			return fmt.Errorf("%w (tried %d times)", err, try)
+		}
+		pause := time.NewTimer(rand.N(time.Millisecond << try)) // apart from the one that it met
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return err
+		}
+	}
+}
+
+func (r *Registry) writeOnce(ctx context.Context, f func(*transaction) error) error {
+	tx, err := r.writers.BeginTx(ctx, &sql.TxOptions{Isolation: r.isolation})
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
+	if r.first != "" {
+		if _, err := tx.ExecContext(ctx, r.first); err != nil {
+			return err
+		}
+	}
 	// The moment is taken inside: whoever writes later has the later time.
 	t := &transaction{Tx: tx, ctx: ctx, reg: r, now: r.now().UTC().Truncate(time.Millisecond)}
 	if err := f(t); err != nil {

@@ -2,11 +2,19 @@ package registry
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
 )
 
 // putBack is the remedy for a database that is lost.
@@ -15,6 +23,79 @@ const putBack = "end serve and put back the one from a backup"
 // applicationID marks a SQLite file as a registry (PRAGMA application_id): "same" in ASCII. The first migration
 // sets it.
 const applicationID = 0x73616d65
+
+// busyTimeout is how long a writer waits for another process's transaction. Ours last milliseconds; only a
+// restore or a check of the whole file by someone else takes seconds.
+const busyTimeout = 10 * time.Second
+
+func sqlitePath(dsn string) (string, error) {
+	path, ok := strings.CutPrefix(dsn, "sqlite:")
+	if !ok || path == "" {
+		scheme, _, _ := strings.Cut(dsn, ":") // the rest may hold a password
+		return "", fmt.Errorf("database %q: this build knows sqlite:FILE only", scheme+":")
+	}
+	return filepath.Abs(path)
+}
+
+// sqliteDatabase is the database in a file. There is one writer: its transactions begin with BEGIN IMMEDIATE, so nobody
+// is ever in its way, and what it reads is as new as its moment.
+func sqliteDatabase(path string) (*database, error) {
+	connect := func(lock string, connections int) (*sql.DB, error) {
+		c, err := sqlite.NewConnector(sqliteDSN(path, lock))
+		if err != nil {
+			return nil, fmt.Errorf("open database %s: %w", path, err)
+		}
+		db := sql.OpenDB(c)
+		db.SetMaxOpenConns(connections)
+		return db, nil
+	}
+	readers, err := connect("deferred", 8)
+	if err != nil {
+		return nil, err
+	}
+	writers, err := connect("immediate", 1)
+	if err != nil {
+		return nil, err
+	}
+	return &database{
+		name: path, readers: readers, writers: writers,
+		dialect: goose.DialectSQLite3, migrations: "migrations/sqlite", checkOwner: checkSQLiteOwner,
+		again: func(error) bool { return false },
+	}, nil
+}
+
+// sqliteDSN puts the settings into the DSN, so that every connection of the pool has them.
+func sqliteDSN(path, lock string) string {
+	q := url.Values{
+		"_txlock":       {lock},
+		"_busy_timeout": {fmt.Sprint(busyTimeout.Milliseconds())},
+		"_journal_mode": {"WAL"},
+		"_synchronous":  {"FULL"},
+		"_foreign_keys": {"1"},
+		"_dqs":          {"0"}, // a misspelt column is an error, not a string
+		"_defensive":    {"1"},
+		"_pragma":       {"trusted_schema(0)"},
+		"mode":          {"rw"},
+	}
+	// In a file: URI the path's own ?, # and % must be escaped; a Windows path needs a leading slash.
+	p := filepath.ToSlash(path)
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p
+	}
+	return (&url.URL{Scheme: "file", Path: p, RawQuery: q.Encode()}).String()
+}
+
+// createFile makes an empty file that is readable by its owner only, and must not be there yet.
+func createFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("make database: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("make database: %w", err)
+	}
+	return nil
+}
 
 // checkFile finds a database file that is missing, empty or something else. SQLite takes an empty file for a new
 // database: every PC would be unknown, and nobody would know why.
@@ -42,13 +123,13 @@ func checkFile(path string) error {
 	return nil
 }
 
-// checkOwner refuses a database that is another program's. One without any table but goose's is being made.
-func (r *Registry) checkOwner(ctx context.Context) error {
+// checkSQLiteOwner refuses a database that is another program's. One without any table but goose's is being made.
+func checkSQLiteOwner(ctx context.Context, db *sql.DB) error {
 	var id, tables int
-	if err := r.writer.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id); err != nil {
+	if err := db.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id); err != nil {
 		return err
 	}
-	if err := r.writer.QueryRowContext(ctx, `SELECT COUNT(*) FROM sqlite_master WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT LIKE 'goose\_%' ESCAPE '\'`).Scan(&tables); err != nil {
+	if err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM sqlite_master WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\' AND name NOT LIKE 'goose\_%' ESCAPE '\'`).Scan(&tables); err != nil {
 		return err
 	}
 	if id != applicationID && tables > 0 {
