@@ -60,8 +60,6 @@ type Registry struct {
 	marks    atomic.Pointer[placeholderList] // as last read
 
 	posted, progressed bell // work for relays, and what they said of it
-
-	posted, progressed bell // work for relays, and what they said of it
 }
 
 // A database is all that differs between the places that a Registry may live in. The SQL is one text for all of them;
