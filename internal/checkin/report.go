@@ -29,7 +29,8 @@ type HigherSystem interface {
 	CheckIn(ctx context.Context, r SignedReport) (Reply, error)
 }
 
-// Report is what a client says of itself. Every string in it is the client's word and hostile until escaped where
+// Report is what a client says of itself: a full report all of it, a delta (Report.Delta) that all is as in its Base.
+// Every string in it is the client's word and hostile until escaped where
 // it is shown. Limits: docs/protocol/checkin.md; Verify enforces them.
 type Report struct {
 	Audience Fingerprint `json:"aud"` // the manager's key
@@ -43,15 +44,15 @@ type Report struct {
 	Run      Token  `json:"run"`           // random at each service start and after each sleep
 	AgeMS    uint64 `json:"age_ms"`        // how long the run has lasted, by a clock that stops in sleep
 	Time     string `json:"time"`          // the client's wall clock, RFC 3339; for display, never for a decision
-	Base     Digest `json:"base,omitzero"` // a delta's base; zero for a full report
+	Base     Digest `json:"base,omitzero"` // a delta's: the full report of the epoch that it goes by; zero for a full report
 
-	Facts     hardware.Facts `json:"facts"`
-	Names     Names          `json:"names"`
-	Addresses []string       `json:"addresses"`
-	Versions  Versions       `json:"versions"`
-	Stores    []StoreState   `json:"stores"`
+	Facts     hardware.Facts `json:"facts,omitzero"`
+	Names     Names          `json:"names,omitzero"`
+	Addresses []string       `json:"addresses,omitzero"`
+	Versions  Versions       `json:"versions,omitzero"`
+	Stores    []StoreState   `json:"stores,omitzero"`
 
-	Origin       hostid.Origin `json:"origin"`
+	Origin       hostid.Origin `json:"origin,omitzero"`
 	Provisional  bool          `json:"provisional,omitzero"`
 	Pending      bool          `json:"pending,omitzero"` // restored, but the board sits in another case
 	EpochBy      EpochBy       `json:"epoch_by"`         // how the epoch began

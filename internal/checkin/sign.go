@@ -78,6 +78,9 @@ func Sign(r Report, key ed25519.PrivateKey, enrol *EnrolmentToken) (SignedReport
 	if err != nil {
 		return SignedReport{}, fmt.Errorf("sign report: %w", err)
 	}
+	if err := checkDelta(payload, r, enrol != nil); err != nil {
+		return SignedReport{}, fmt.Errorf("sign report: %w", err)
+	}
 	var extra map[jose.HeaderKey]any
 	if enrol != nil {
 		extra = map[jose.HeaderKey]any{"enrol": enrol.prove(payload)}
@@ -125,6 +128,9 @@ func verifyReport(s SignedReport) (VerifiedReport, error) {
 		if err != nil {
 			return VerifiedReport{}, err
 		}
+	}
+	if err := checkDelta(payload, v.Report, v.Enrol != nil); err != nil {
+		return VerifiedReport{}, err
 	}
 	return v, nil
 }

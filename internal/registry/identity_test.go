@@ -712,8 +712,8 @@ func TestDelta(t *testing.T) {
 	p := newPC(m, "alpha")
 	p.checkIn()
 	d := p.clone()
-	d.report.Base = d.report.Previous
-	d.report.Names, d.report.Addresses, d.report.Facts, d.report.Stores = checkin.Names{}, nil, hardware.Facts{}, nil
+	d.report, _ = d.report.Delta(d.report.Previous)
+	d.enrol = nil
 	reply := d.checkIn()
 	if len(reply.Orders) != 1 || reply.Orders[0].Kind != "full-report" || reply.Orders[0].Epoch != d.report.Epoch || reply.Orders[0].Run != d.report.Run {
 		t.Errorf("orders %+v, want one full-report", reply.Orders)
