@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -195,118 +194,6 @@ func VerifyReply(raw string, manager Fingerprint, report Digest) (Reply, error) 
 	}
 	r.Raw = raw
 	return r, nil
-}
-
-func sign(payload []byte, typ string, key ed25519.PrivateKey, extra map[jose.HeaderKey]any) (string, error) {
-	opts := (&jose.SignerOptions{EmbedJWK: true}).WithType(jose.ContentType(typ))
-	for k, v := range extra {
-		opts = opts.WithHeader(k, v)
-	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.EdDSA, Key: key}, opts)
-	if err != nil {
-		return "", err
-	}
-	jws, err := signer.Sign(payload)
-	if err != nil {
-		return "", err
-	}
-	return jws.CompactSerialize()
-}
-
-func verify(raw, typ string) ([]byte, ed25519.PublicKey, map[jose.HeaderKey]any, error) {
-	// A message has one spelling. The signature does not cover line ends and spare bits in the encoding, and a
-	// report is known by the digest of its signed form: whoever passes it on could else make two of one.
-	var header []byte
-	for part := range strings.SplitSeq(raw, ".") {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(part)
-		if err != nil || strings.ContainsAny(part, "\r\n") {
-			return nil, nil, nil, errors.New("not a signed message: its parts are not plain base64url")
-		}
-		if header == nil {
-			header = b
-		}
-	}
-	if err := plainNames(header); err != nil {
-		return nil, nil, nil, fmt.Errorf("not a signed message: header: %w", err)
-	}
-	jws, err := jose.ParseSignedCompact(raw, []jose.SignatureAlgorithm{jose.EdDSA})
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("not a signed message: %w", err)
-	}
-	head := jws.Signatures[0].Protected
-	for _, name := range []jose.HeaderKey{"b64", "crit"} { // they change what is signed (RFC 7797); no message of ours has them
-		if _, ok := head.ExtraHeaders[name]; ok {
-			return nil, nil, nil, fmt.Errorf("not a signed message: %q in its header", string(name))
-		}
-	}
-	if got, _ := head.ExtraHeaders[jose.HeaderType].(string); got != typ {
-		return nil, nil, nil, fmt.Errorf("typ is %.64q, want %q", got, typ)
-	}
-	if head.JSONWebKey == nil {
-		return nil, nil, nil, errors.New("the header carries no key")
-	}
-	key, ok := head.JSONWebKey.Key.(ed25519.PublicKey)
-	if !ok {
-		return nil, nil, nil, errors.New("the header's key is not an Ed25519 public key")
-	}
-	payload, err := jws.Verify(key)
-	if err != nil {
-		return nil, nil, nil, errors.New("the signature is wrong")
-	}
-	if !utf8.Valid(payload) {
-		return nil, nil, nil, errors.New("the payload is not UTF-8")
-	}
-	if err := plainNames(payload); err != nil {
-		return nil, nil, nil, fmt.Errorf("payload: %w", err)
-	}
-	return payload, key, head.ExtraHeaders, nil
-}
-
-// maxNesting is how deep objects and lists may stand in one another; a report of version 1 goes to 4.
-const maxNesting = 16
-
-// plainNames refuses JSON that two readers may read as two things: a member twice in one object, of which some take
-// the first and some the last, and a name in other than lower-case letters, digits and '_', which encoding/json
-// takes for the one that differs in case only, and others for an unknown one.
-func plainNames(b []byte) error {
-	if !json.Valid(b) {
-		return errors.New("not JSON")
-	}
-	var seen []map[string]bool // per open object or list; of a list nil
-	for i := 0; i < len(b); i++ {
-		switch b[i] {
-		case '{', '[':
-			if len(seen) == maxNesting {
-				return errors.New("nested too deeply")
-			}
-			seen = append(seen, nil)
-		case '}', ']':
-			seen = seen[:len(seen)-1]
-		case '"':
-			start := i + 1
-			for i++; b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-			if rest := bytes.TrimLeft(b[i+1:], " \t\r\n"); len(rest) == 0 || rest[0] != ':' {
-				continue // no name, but a value
-			}
-			name := string(b[start:i])
-			if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || name == "" {
-				return fmt.Errorf("member %.64q: a name has lower-case letters, digits and _ only", name)
-			}
-			object := &seen[len(seen)-1]
-			if (*object)[name] {
-				return fmt.Errorf("member %.64q stands there twice", name)
-			}
-			if *object == nil {
-				*object = make(map[string]bool)
-			}
-			(*object)[name] = true
-		}
-	}
-	return nil
 }
 
 func readEnrolment(part any) (*Enrolment, error) {
