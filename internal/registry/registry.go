@@ -73,9 +73,10 @@ type database struct {
 	migrations string // their folder
 	checkOwner func(context.Context, *sql.DB) error
 
-	isolation sql.IsolationLevel
-	first     string           // begins every writing transaction, so that what it reads is never older than its moment; "" where BEGIN does that
-	again     func(error) bool // reports whether a transaction that failed so has left nothing behind, and may go well the next time
+	isolation  sql.IsolationLevel
+	within     func(context.Context) context.Context // for the statements of a transaction that began under that context
+	first      string                                // begins every writing transaction, so that what it reads is never older than its moment; "" where BEGIN does that
+	repeatable func(error) bool                      // reports whether a transaction that failed so has left nothing behind, and may go well the next time
 }
 
 // ErrUnknown is what a question about something that is not in the registry is answered with.
@@ -206,7 +207,7 @@ const maxTries = 10
 func (r *Registry) write(ctx context.Context, f func(*transaction) error) error {
 	for try := 1; ; try++ {
 		err := r.writeOnce(ctx, f)
-		if err == nil || !r.again(err) {
+		if err == nil || !r.repeatable(err) {
 			return err
 		}
 		if try == maxTries {
@@ -234,8 +235,11 @@ func (r *Registry) writeOnce(ctx context.Context, f func(*transaction) error) er
 		}
 	}
 	// The moment is taken inside: whoever writes later has the later time.
-	t := &transaction{Tx: tx, ctx: ctx, reg: r, now: r.now().UTC().Truncate(time.Millisecond)}
+	t := &transaction{Tx: tx, ctx: r.within(ctx), reg: r, now: r.now().UTC().Truncate(time.Millisecond)}
 	if err := f(t); err != nil {
+		if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil { // which rolls back, between two statements
+			err = ctx.Err()
+		}
 		return err
 	}
 	return tx.Commit()

@@ -56,17 +56,34 @@ var testEpoch = time.Date(2026, 4, 1, 9, 0, 0, 0, time.UTC)
 
 func newManager(t testing.TB) *manager {
 	t.Helper()
-	m := &manager{t: t, now: testEpoch, dsn: "sqlite:" + filepath.Join(t.TempDir(), "samehost.db")}
-	path := strings.TrimPrefix(m.dsn, "sqlite:")
+	return newSQLite(t)
+}
+
+// newSQLite is for what is about SQLite.
+func newSQLite(t testing.TB) *manager {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "samehost.db")
 	must(t, os.WriteFile(path, emptyDatabase(), 0o600))
+	return openManager(t, "sqlite:"+path)
+}
+
+func openManager(t testing.TB, dsn string) *manager {
+	t.Helper()
+	m := &manager{t: t, now: testEpoch, dsn: dsn}
+	m.Registry = m.again(t)
+	var err error
+	m.token, err = m.CreateToken(t.Context(), time.Time{}, "", "")
+	must(t, err)
+	return m
+}
+
+// again opens the manager's database as another process does.
+func (m *manager) again(t testing.TB) *Registry {
+	t.Helper()
 	reg, err := Open(t.Context(), m.dsn, Options{Key: ed25519.NewKeyFromSeed(make([]byte, 32)), Now: m.clock})
 	must(t, err)
 	t.Cleanup(func() { reg.Close() })
-	m.Registry = reg
-	if m.token, err = reg.CreateToken(t.Context(), time.Time{}, "", ""); err != nil {
-		t.Fatal(err)
-	}
-	return m
+	return reg
 }
 
 func (m *manager) clock() time.Time {

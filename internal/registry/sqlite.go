@@ -45,8 +45,9 @@ func sqliteDatabase(path string) (*database, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open database %s: %w", path, err)
 		}
-		db := sql.OpenDB(c)
+		db := sql.OpenDB(prepared{c})
 		db.SetMaxOpenConns(connections)
+		db.SetMaxIdleConns(connections) // a new one reads the schema and compiles its statements
 		return db, nil
 	}
 	readers, err := connect("deferred", 8)
@@ -60,7 +61,10 @@ func sqliteDatabase(path string) (*database, error) {
 	return &database{
 		name: path, readers: readers, writers: writers,
 		dialect: goose.DialectSQLite3, migrations: "migrations/sqlite", checkOwner: checkSQLiteOwner,
-		again: func(error) bool { return false },
+		repeatable: func(error) bool { return false },
+		// The driver starts a goroutine to watch each statement that can be cancelled. Ours take microseconds; between
+		// them database/sql sees the end of the context.
+		within: context.WithoutCancel,
 	}, nil
 }
 
