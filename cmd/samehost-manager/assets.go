@@ -21,20 +21,16 @@ type assetsCmd struct {
 	Lang           string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the reasons: en or ja."`
 }
 
-// shows reports whether an asset in this state is asked for.
-func (c *assetsCmd) shows(s registry.State) bool {
-	return c.All || c.Retired && s == registry.Retired || c.Archived && s == registry.Archived || !c.Retired && !c.Archived && s.Listed()
-}
-
 func (c *assetsCmd) Run(ctx context.Context, p *program) error {
 	return p.withInitializations(ctx, func(reg *registry.Registry) error {
 		assets, err := reg.Assets(ctx)
 		if err != nil {
 			return err
 		}
+		these := registry.AssetFilter{Retired: c.Retired, Archived: c.Archived, All: c.All, NotInitialized: c.NotInitialized}
 		t := table{columns: []column{{"HOST ID", 32}, {"NAME", 13}, {"STATE", 8}, {"INIT", 3}, {"CHECK-IN", 16}}}
 		for _, a := range assets {
-			if !c.shows(a.State) || c.NotInitialized && (a.Initialized == nil || *a.Initialized) {
+			if !these.Shows(a.Asset) {
 				continue
 			}
 			if p.json {

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf16"
 
+	"samehost/internal/amtinit"
 	"samehost/internal/config"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
@@ -82,6 +83,10 @@ func (c *serveCmd) Run(ctx context.Context, p *program) error {
 	return manager.Serve(ctx, manager.Options{
 		DataDir: conf.DataDir, Database: conf.Database, Listen: conf.Listen, Names: conf.Names, Log: slog.New(h),
 		ArchiveAfterDays: conf.Maintenance.ArchiveAfterDays,
+		AMT: func() (amtinit.Options, error) {
+			o, _, err := p.amtOptions()
+			return o, err
+		},
 		Listening: func(a net.Addr) {
 			fmt.Fprintf(p.stdout, "listening on https://%s\n", a)
 			p.stdout.Flush()

@@ -167,30 +167,25 @@ func (c *retireCmd) Run(ctx context.Context, p *program) error {
 			}
 			return p.printMaintenance(m, fmt.Sprintf("%s is retired no longer.", m.Name))
 		}
-		var cleared *manager.ClearedAMT
+		var clear *amtinit.Options
 		if c.ClearAMT {
-			done, err := p.clearAMT(ctx, reg, c.HostID.ID)
+			o, warnings, err := p.amtOptions()
 			if err != nil {
-				return remedied(err)
+				return err
 			}
-			cleared = &done
+			for _, w := range warnings {
+				p.say(w)
+			}
+			clear = &o
 		}
-		m, err := reg.Retire(ctx, c.HostID.ID, operator())
-		already := errors.Is(err, registry.ErrSucceeded) || errors.Is(err, registry.ErrState)
-		if err != nil && (cleared == nil || !already) {
+		done, err := manager.Retire(ctx, reg, c.HostID.ID, clear, operator())
+		if err != nil {
 			return remedied(err)
 		}
 		if p.json {
-			var made *registry.Maintenance // null: it was retired or succeeded before
-			if err == nil {
-				made = &m
-			}
-			return p.printJSON(struct {
-				Retired *registry.Maintenance `json:"retired"`
-				Cleared *manager.ClearedAMT   `json:"amt,omitempty"`
-			}{made, cleared})
+			return p.printJSON(done)
 		}
-		if cleared != nil {
+		if cleared := done.Cleared; cleared != nil {
 			text := "Our application is removed from its AMT at " + cleared.Address + "."
 			if !cleared.Removed {
 				text = "Its AMT at " + cleared.Address + " holds nothing of ours."
@@ -200,40 +195,37 @@ func (c *retireCmd) Run(ctx context.Context, p *program) error {
 				p.say(fmt.Sprintf("an application of our names stays there, under enterprise %s: [amt] enterprise in %s names another", strings.Join(cleared.Left, ", "), p.config))
 			}
 		}
-		if err == nil {
+		if m := done.Retired; m != nil {
 			p.paragraph("", fmt.Sprintf("%s is retired. If its PC should check in it is served, and stays retired; samehost-manager retire --undo takes that back.", m.Name))
 		}
 		return nil
 	})
 }
 
-// clearAMT clears the AMT of the PC of a host ID, with the [amt] table of the configuration.
-func (p *program) clearAMT(ctx context.Context, reg *registry.Registry, id hostid.ID) (manager.ClearedAMT, error) {
+// amtOptions says how the AMT of PCs is reached, as the configuration has it now, and what is to be said about that.
+func (p *program) amtOptions() (o amtinit.Options, warnings []string, err error) {
 	c, err := p.load()
 	if err != nil {
-		return manager.ClearedAMT{}, err
+		return o, nil, err
 	}
 	if !c.AMT.InUse {
-		return manager.ClearedAMT{}, fmt.Errorf("%s has no [amt] table: write the AMT management user into it", p.config)
+		return o, nil, fmt.Errorf("%s: %w", p.config, manager.ErrNoAMT)
 	}
 	password, err := c.AMT.Password()
 	if err != nil {
-		return manager.ClearedAMT{}, fmt.Errorf("%s: %w", p.config, err)
+		return o, nil, fmt.Errorf("%s: %w", p.config, err)
 	}
-	for _, w := range c.AMT.Warnings() {
-		p.say(w)
-	}
-	o := amtinit.Options{
+	o = amtinit.Options{
 		User: c.AMT.User, Password: wsman.Secret(password.Reveal()), Enterprise: c.AMT.Enterprise,
 		TLS: c.AMT.TLS, AddressFirst: c.Dcmamtin.Resolve == "file",
 	}
 	if o.Port, err = c.AMT.PortNumber(); err != nil {
-		return manager.ClearedAMT{}, fmt.Errorf("%s: %w", p.config, err)
+		return o, nil, fmt.Errorf("%s: %w", p.config, err)
 	}
 	if o.RootCAs, o.PinSPKI, err = c.AMT.Trust(); err != nil {
-		return manager.ClearedAMT{}, fmt.Errorf("%s: %w", p.config, err)
+		return o, nil, fmt.Errorf("%s: %w", p.config, err)
 	}
-	return manager.ClearAMT(ctx, reg, id, o, operator())
+	return o, c.AMT.Warnings(), nil
 }
 
 type replaceCmd struct {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"samehost/internal/amtinit"
 	"samehost/internal/hostid"
 	"samehost/internal/registry"
 )
@@ -32,6 +32,7 @@ const (
 type api struct {
 	reg    *registry.Registry
 	log    *slog.Logger
+	amt    func() (amtinit.Options, error) // Options.AMT
 	logons *logons
 	mux    *http.ServeMux
 	spec   []byte
@@ -45,8 +46,8 @@ func who(ctx context.Context) string {
 	return name
 }
 
-func newAPI(reg *registry.Registry, log *slog.Logger) *api {
-	a := &api{reg: reg, log: log, logons: newLogons(reg, log), mux: http.NewServeMux()}
+func newAPI(reg *registry.Registry, o Options) *api {
+	a := &api{reg: reg, log: o.Log, amt: o.AMT, logons: newLogons(reg, o.Log), mux: http.NewServeMux()}
 	json := huma.Format{Marshal: marshalJSON, Unmarshal: huma.DefaultJSONFormat.Unmarshal}
 	h := humago.New(a.mux, huma.Config{
 		OpenAPI: &huma.OpenAPI{
@@ -61,10 +62,12 @@ func newAPI(reg *registry.Registry, log *slog.Logger) *api {
 		Formats:                      map[string]huma.Format{"application/json": json, "json": json},
 		DefaultFormat:                "application/json",
 		RejectUnknownQueryParameters: true,
+		Transformers:                 []huma.Transformer{withoutValues},
 	})
 	a.register(h)
+	taken := requests(h.OpenAPI())
 	for name, schema := range h.OpenAPI().Components.Schemas.Map() {
-		if !slices.Contains([]string{"Decision", "NewMode", "NewPlaceholder", "NewToken"}, name) {
+		if !taken[name] {
 			schema.AdditionalProperties = true // later versions may answer with more
 		}
 	}
@@ -74,6 +77,32 @@ func newAPI(reg *registry.Registry, log *slog.Logger) *api {
 	}
 	a.spec = spec
 	return a
+}
+
+// requests are the names of the bodies that are sent here: nothing in them may be unknown.
+func requests(spec *huma.OpenAPI) map[string]bool {
+	names := map[string]bool{}
+	for _, path := range spec.Paths {
+		for _, op := range []*huma.Operation{path.Get, path.Put, path.Post, path.Delete} {
+			if op == nil || op.RequestBody == nil {
+				continue
+			}
+			for _, m := range op.RequestBody.Content {
+				names[m.Schema.Ref[strings.LastIndexByte(m.Schema.Ref, '/')+1:]] = true
+			}
+		}
+	}
+	return names
+}
+
+// withoutValues takes what was sent out of the errors about it: it may be a password.
+func withoutValues(_ huma.Context, _ string, v any) (any, error) {
+	if e, ok := v.(*huma.ErrorModel); ok {
+		for _, d := range e.Errors {
+			d.Value = nil
+		}
+	}
+	return v, nil
 }
 
 // schemaName names a type in the document. An asset holds conflicts without sentences, which go by another name.
@@ -176,6 +205,18 @@ func (a *api) failed(ctx context.Context, err error) error {
 		{registry.ErrUndone, http.StatusConflict},
 		{errNotDecided, http.StatusConflict},
 		{errClosed, http.StatusConflict},
+		{registry.ErrState, http.StatusConflict},
+		{registry.ErrSucceeded, http.StatusConflict},
+		{registry.ErrClash, http.StatusConflict},
+		{registry.ErrNoDuplicate, http.StatusConflict},
+		{registry.ErrManyOpen, http.StatusConflict},
+		{registry.ErrNoUUID, http.StatusConflict},
+		{registry.ErrSharedUUID, http.StatusConflict},
+		{ErrNoAMT, http.StatusConflict},
+		{registry.ErrExists, http.StatusConflict},
+		{registry.ErrLast, http.StatusConflict},
+		{registry.ErrName, http.StatusUnprocessableEntity},
+		{registry.ErrWeakPassword, http.StatusUnprocessableEntity},
 		{registry.ErrPlaceholder, http.StatusUnprocessableEntity},
 		{errPast, http.StatusUnprocessableEntity},
 	} {
@@ -183,6 +224,9 @@ func (a *api) failed(ctx context.Context, err error) error {
 			status = known.status
 			break
 		}
+	}
+	if _, ok := errors.AsType[*NotCleared](err); ok {
+		status = http.StatusBadGateway
 	}
 	if status != 0 {
 		return huma.NewError(status, err.Error())
@@ -299,15 +343,20 @@ func (a *api) register(h huma.API) {
 	create.DefaultStatus = http.StatusCreated
 	on(a, h, create, a.createToken)
 	on(a, h, act(http.MethodDelete, "revoke-token", "/api/v1/tokens/{id}", "End a token; the PCs that it enrolled stay.", 404, 422), a.revokeToken)
+	a.registerMaintenance(h)
+	a.registerUsers(h)
 }
 
 func (a *api) assets(ctx context.Context, in *struct {
 	InPage
 	Name           string `query:"name" maxLength:"255" doc:"Only PCs that call themselves so, in any case, with their domain or without."`
-	State          string `query:"state" maxLength:"20" doc:"Only those in this state. Without it none that is retired, archived or deleted."`
+	State          string `query:"state" maxLength:"20" doc:"Only those in this state. Without state, retired, archived and all none that is retired or archived; deleted ones are in no list."`
+	Retired        bool   `query:"retired" doc:"Only those that are retired (or, with archived, archived)."`
+	Archived       bool   `query:"archived" doc:"Only those that are archived (or, with retired, retired)."`
+	All            bool   `query:"all" doc:"Also those that are retired or archived."`
 	NotInitialized bool   `query:"not_initialized" doc:"Only those whose memory is known not to be initialized."`
 }) (AssetPage, error) {
-	f := registry.AssetFilter{Name: in.Name, State: registry.State(in.State), NotInitialized: in.NotInitialized}
+	f := registry.AssetFilter{Name: in.Name, State: registry.State(in.State), Retired: in.Retired, Archived: in.Archived, All: in.All, NotInitialized: in.NotInitialized}
 	page, next, err := a.reg.AssetsPage(ctx, f, in.After, in.Limit)
 	out := AssetPage{Assets: []registry.Asset{}, Next: next}
 	for _, d := range page {

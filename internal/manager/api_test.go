@@ -63,16 +63,18 @@ func (l *lockedBuffer) String() string {
 
 var apiAddresses atomic.Int32
 
-func serving(t *testing.T) *server {
+func serving(t *testing.T, options ...func(*Options)) *server {
 	t.Helper()
 	dir, made := initialized(t)
 	s := &server{t: t, log: &lockedBuffer{}}
 	ctx, stop := context.WithCancel(context.Background())
 	listening, ended := make(chan net.Addr, 1), make(chan error, 1)
-	go func() {
-		ended <- Serve(ctx, Options{DataDir: dir, Database: database(dir), Listen: fmt.Sprintf("127.132.%d.1:0", apiAddresses.Add(1)),
-			Log: slog.New(slog.NewTextHandler(s.log, nil)), Listening: func(a net.Addr) { listening <- a }})
-	}()
+	o := Options{DataDir: dir, Database: database(dir), Listen: fmt.Sprintf("127.132.%d.1:0", apiAddresses.Add(1)),
+		Log: slog.New(slog.NewTextHandler(s.log, nil)), Listening: func(a net.Addr) { listening <- a }}
+	for _, set := range options {
+		set(&o)
+	}
+	go func() { ended <- Serve(ctx, o) }()
 	select {
 	case a := <-listening:
 		s.url = "https://" + a.String()
@@ -572,7 +574,7 @@ func TestAPIKeepsStrangersOut(t *testing.T) {
 func TestOpenAPI(t *testing.T) {
 	t.Parallel()
 	reg := opened(t, bare(t))
-	a := newAPI(reg, slog.New(slog.DiscardHandler))
+	a := newAPI(reg, Options{Log: slog.New(slog.DiscardHandler)})
 	var doc struct {
 		OpenAPI  string
 		Security []map[string][]string
@@ -598,12 +600,16 @@ func TestOpenAPI(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"DELETE /api/v1/placeholders", "DELETE /api/v1/tokens/{id}",
+		"DELETE /api/v1/assets/{host_id}", "DELETE /api/v1/placeholders", "DELETE /api/v1/tokens/{id}", "DELETE /api/v1/users/{name}",
 		"GET /api/v1/assets", "GET /api/v1/assets/{host_id}", "GET /api/v1/assets/{host_id}/history", "GET /api/v1/assets/{host_id}/orders",
-		"GET /api/v1/conflicts", "GET /api/v1/conflicts/{id}", "GET /api/v1/conflicts/{id}/preview", "GET /api/v1/history",
-		"GET /api/v1/placeholders", "GET /api/v1/placeholders/suggestions", "GET /api/v1/rules", "GET /api/v1/tokens",
-		"POST /api/v1/conflicts/{id}/resolve", "POST /api/v1/conflicts/{id}/undo", "POST /api/v1/placeholders", "POST /api/v1/tokens",
-		"PUT /api/v1/rules/{name}",
+		"GET /api/v1/conflicts", "GET /api/v1/conflicts/{id}", "GET /api/v1/conflicts/{id}/preview",
+		"GET /api/v1/deletions", "GET /api/v1/duplicates", "GET /api/v1/history",
+		"GET /api/v1/placeholders", "GET /api/v1/placeholders/suggestions", "GET /api/v1/rules", "GET /api/v1/tokens", "GET /api/v1/users",
+		"POST /api/v1/archive", "POST /api/v1/assets/{host_id}/replace", "POST /api/v1/assets/{host_id}/restore", "POST /api/v1/assets/{host_id}/retire",
+		"POST /api/v1/assets/{host_id}/undo-replace", "POST /api/v1/assets/{host_id}/unretire",
+		"POST /api/v1/conflicts/{id}/resolve", "POST /api/v1/conflicts/{id}/undo", "POST /api/v1/deletions/{id}/restore", "POST /api/v1/duplicates/resolve",
+		"POST /api/v1/placeholders", "POST /api/v1/tokens", "POST /api/v1/users",
+		"PUT /api/v1/rules/{name}", "PUT /api/v1/users/{name}/password",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("paths (-want +got):\n%s", d)

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"samehost/internal/registry"
 )
 
@@ -247,3 +249,57 @@ func makeRoom[K comparable, V any](table map[K]V, at func(V) time.Time) {
 
 // seconds is a time to wait as Retry-After has it (RFC 9110, 10.2.3).
 func seconds(d time.Duration) string { return strconv.Itoa(int((d + time.Second - 1) / time.Second)) }
+
+// UserList is every administrator.
+type UserList struct {
+	Users []registry.Administrator `json:"users"`
+}
+
+// ChangedUser says what became of an administrator: added, removed, or his password changed.
+type ChangedUser struct {
+	Name  string `json:"name"`
+	State string `json:"state"`
+}
+
+// The bodies of requests.
+type (
+	NewUser struct {
+		Name     string `json:"name" minLength:"1" maxLength:"64" doc:"Letters, digits and . _ - @, up to 64 bytes."`
+		Password string `json:"password" format:"password" doc:"15 characters or more, up to 1024 bytes."`
+	}
+	NewPassword struct {
+		Password string `json:"password" format:"password" doc:"15 characters or more, up to 1024 bytes."`
+	}
+	InUser struct {
+		Name string `path:"name" minLength:"1" maxLength:"64" doc:"An administrator."`
+	}
+)
+
+func (a *api) registerUsers(h huma.API) {
+	on(a, h, get("list-users", "/api/v1/users", "The administrators, without their passwords."), a.users)
+	add := act(http.MethodPost, "add-user", "/api/v1/users", "Add an administrator.", 409, 422)
+	add.DefaultStatus = http.StatusCreated
+	on(a, h, add, a.addUser)
+	on(a, h, act(http.MethodDelete, "remove-user", "/api/v1/users/{name}", "Remove an administrator; the last one stays.", 404, 409, 422), a.removeUser)
+	on(a, h, act(http.MethodPut, "set-password", "/api/v1/users/{name}/password", "Set another password; the old one is void at once.", 404, 422), a.setPassword)
+}
+
+func (a *api) users(ctx context.Context, _ *none) (UserList, error) {
+	all, err := a.reg.Administrators(ctx)
+	return UserList{append([]registry.Administrator{}, all...)}, err
+}
+
+func (a *api) addUser(ctx context.Context, in *struct{ Body NewUser }) (ChangedUser, error) {
+	return ChangedUser{in.Body.Name, "added"}, a.reg.CreateAdministrator(ctx, in.Body.Name, in.Body.Password, who(ctx))
+}
+
+func (a *api) removeUser(ctx context.Context, in *struct{ InUser }) (ChangedUser, error) {
+	return ChangedUser{in.Name, "removed"}, a.reg.RemoveAdministrator(ctx, in.Name, who(ctx))
+}
+
+func (a *api) setPassword(ctx context.Context, in *struct {
+	InUser
+	Body NewPassword
+}) (ChangedUser, error) {
+	return ChangedUser{in.Name, "changed"}, a.reg.ChangePassword(ctx, in.Name, in.Body.Password, who(ctx))
+}

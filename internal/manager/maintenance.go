@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"samehost/internal/amtinit"
 	"samehost/internal/hardware"
@@ -136,4 +139,163 @@ func places(w registry.Whereabouts, addressFirst bool) []amtinit.Target {
 		return append(addresses, names...)
 	}
 	return append(names, addresses...)
+}
+
+// Retirement is what retiring a PC did. The meaning of its JSON names never changes.
+type Retirement struct {
+	Retired *registry.Maintenance `json:"retired"`       // null: it was retired or succeeded before
+	Cleared *ClearedAMT           `json:"amt,omitempty"` // where clearing was asked for
+}
+
+// Retire retires the asset of a host ID. With clear it first does what ClearAMT does, so that a failure leaves the asset in sight; then
+// it is no error that the asset was retired or succeeded before. It fails as ClearAMT and registry.Retire do.
+func Retire(ctx context.Context, reg *registry.Registry, id hostid.ID, clear *amtinit.Options, by registry.Actor) (done Retirement, err error) {
+	if clear != nil {
+		cleared, err := ClearAMT(ctx, reg, id, *clear, by)
+		if err != nil {
+			return done, err
+		}
+		done.Cleared = &cleared
+	}
+	m, err := reg.Retire(ctx, id, by)
+	switch {
+	case err == nil:
+		done.Retired = &m
+	case clear != nil && (errors.Is(err, registry.ErrSucceeded) || errors.Is(err, registry.ErrState)):
+		err = nil
+	}
+	return done, err
+}
+
+// maxClear bounds the search for the AMT of one PC on behalf of a request, so that the answer comes before the connection is given up.
+const maxClear = writeTimeout - 15*time.Second
+
+// ErrNoAMT says that this manager knows no AMT management user.
+var ErrNoAMT = errors.New("there is no [amt] table: write the AMT management user into it")
+
+// caller is the administrator that a request is from, as maintenance has him.
+func caller(ctx context.Context) registry.Actor {
+	return registry.Actor{Who: who(ctx), Trigger: registry.ByAPI}
+}
+
+// The answers that are lists.
+type (
+	DeletionPage struct {
+		Deletions []registry.Maintenance `json:"deletions"`
+		Next      int64                  `json:"next"`
+	}
+	DuplicatePage struct {
+		Duplicates []registry.Duplicate `json:"duplicates"`
+		Next       int64                `json:"next"`
+	}
+)
+
+// The bodies of requests.
+type (
+	NewRetirement struct {
+		ClearAMT bool `json:"clear_amt,omitempty" doc:"First remove our application, and nothing else, from its AMT."`
+	}
+	NewReplacement struct {
+		Successor string `json:"successor" pattern:"^[0-9a-f]{32}$" doc:"Any host ID of the PC that takes its place."`
+	}
+	NewArchiveRun struct {
+		OlderThan int  `json:"older_than" minimum:"1" maximum:"36500" doc:"Assets that have not been heard for so many days."`
+		DryRun    bool `json:"dry_run,omitempty" doc:"Only say which."`
+	}
+	Pair struct {
+		HostID string `json:"host_id" pattern:"^[0-9a-f]{32}$" doc:"Any host ID of one of them."`
+		Other  string `json:"other_host_id" pattern:"^[0-9a-f]{32}$" doc:"Any host ID of the other one."`
+		Verb   string `json:"verb" enum:"merge,keep-both" doc:"merge: they are one PC. keep-both: they are two, and never proposed again."`
+	}
+)
+
+func (a *api) registerMaintenance(h huma.API) {
+	on(a, h, act(http.MethodDelete, "delete-asset", "/api/v1/assets/{host_id}", "Take an asset out of every list; nothing of it is erased.", 404, 409, 422), a.deleteAsset)
+	on(a, h, act(http.MethodPost, "restore-asset", "/api/v1/assets/{host_id}/restore", "Take back that an asset was deleted, else that it was archived.", 404, 409, 422), a.restoreAsset)
+	on(a, h, act(http.MethodPost, "retire-asset", "/api/v1/assets/{host_id}/retire", "Say that a PC leaves.", 404, 409, 422, 502), a.retire)
+	on(a, h, act(http.MethodPost, "unretire-asset", "/api/v1/assets/{host_id}/unretire", "Take back that a PC left.", 404, 409, 422), a.unretire)
+	on(a, h, act(http.MethodPost, "replace-asset", "/api/v1/assets/{host_id}/replace", "Put a new PC in the place of this one.", 404, 409, 422), a.replace)
+	on(a, h, act(http.MethodPost, "undo-replace", "/api/v1/assets/{host_id}/undo-replace", "Take back that another PC took the place of this one.", 404, 409, 422), a.undoReplace)
+	on(a, h, get("list-deletions", "/api/v1/deletions", "What was deleted, and what came back, the oldest first.", 422), a.deletions)
+	on(a, h, act(http.MethodPost, "restore-deletion", "/api/v1/deletions/{id}/restore", "Take back one deletion.", 404, 409, 422), a.restoreDeletion)
+	on(a, h, act(http.MethodPost, "archive-assets", "/api/v1/archive", "Take assets out of the list that have long been silent.", 422), a.archive)
+	on(a, h, get("list-duplicates", "/api/v1/duplicates", "Pairs of assets that agree, though their host IDs differ.", 422), a.duplicates)
+	on(a, h, act(http.MethodPost, "resolve-duplicate", "/api/v1/duplicates/resolve", "Say of two assets that agree that they are one PC, or two.", 404, 409, 422), a.resolveDuplicate)
+}
+
+func (a *api) deleteAsset(ctx context.Context, in *struct{ InHost }) (registry.Maintenance, error) {
+	return a.reg.Delete(ctx, in.id(), caller(ctx))
+}
+
+func (a *api) restoreAsset(ctx context.Context, in *struct{ InHost }) (registry.Maintenance, error) {
+	return a.reg.Restore(ctx, in.id(), caller(ctx))
+}
+
+func (a *api) retire(ctx context.Context, in *struct {
+	InHost
+	Body *NewRetirement
+}) (Retirement, error) {
+	if in.Body == nil || !in.Body.ClearAMT {
+		return Retire(ctx, a.reg, in.id(), nil, caller(ctx))
+	}
+	if a.amt == nil {
+		return Retirement{}, ErrNoAMT
+	}
+	o, err := a.amt()
+	if err != nil {
+		return Retirement{}, err
+	}
+	clearing, cancel := context.WithTimeout(ctx, maxClear)
+	defer cancel()
+	return Retire(clearing, a.reg, in.id(), &o, caller(ctx))
+}
+
+func (a *api) unretire(ctx context.Context, in *struct{ InHost }) (registry.Maintenance, error) {
+	return a.reg.Unretire(ctx, in.id(), caller(ctx))
+}
+
+func (a *api) replace(ctx context.Context, in *struct {
+	InHost
+	Body NewReplacement
+}) (registry.Maintenance, error) {
+	return a.reg.Replace(ctx, in.id(), InHost{in.Body.Successor}.id(), caller(ctx))
+}
+
+func (a *api) undoReplace(ctx context.Context, in *struct{ InHost }) (registry.Maintenance, error) {
+	return a.reg.UndoReplace(ctx, in.id(), caller(ctx))
+}
+
+func (a *api) deletions(ctx context.Context, in *struct {
+	InPage
+	Newest bool `query:"newest" doc:"The newest first, and not the oldest."`
+}) (DeletionPage, error) {
+	page, next, err := a.reg.DeletionsPage(ctx, in.Newest, in.After, in.Limit)
+	return DeletionPage{append([]registry.Maintenance{}, page...), next}, err
+}
+
+func (a *api) restoreDeletion(ctx context.Context, in *struct {
+	ID int64 `path:"id" minimum:"1" doc:"Number of the deletion."`
+}) (registry.Maintenance, error) {
+	return a.reg.RestoreDeletion(ctx, in.ID, caller(ctx))
+}
+
+func (a *api) archive(ctx context.Context, in *struct{ Body NewArchiveRun }) (registry.ArchiveRun, error) {
+	return a.reg.Archive(ctx, in.Body.OlderThan, in.Body.DryRun, caller(ctx))
+}
+
+func (a *api) duplicates(ctx context.Context, in *struct {
+	InPage
+	By []registry.Agreement `query:"by" enum:"mac,ip,name" default:"mac,ip,name" doc:"Agree in each of these."`
+}) (DuplicatePage, error) {
+	all, err := a.reg.Duplicates(ctx, in.By)
+	from := min(in.After, int64(len(all))) // the number of those on the pages before
+	out := DuplicatePage{Duplicates: append([]registry.Duplicate{}, all[from:min(from+int64(in.Limit), int64(len(all)))]...)}
+	if shown := from + int64(len(out.Duplicates)); shown < int64(len(all)) {
+		out.Next = shown
+	}
+	return out, err
+}
+
+func (a *api) resolveDuplicate(ctx context.Context, in *struct{ Body Pair }) (registry.Resolution, error) {
+	return a.reg.DecideDuplicate(ctx, InHost{in.Body.HostID}.id(), InHost{in.Body.Other}.id(), registry.Verb(in.Body.Verb), who(ctx))
 }

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"samehost/internal/amtinit"
 	"samehost/internal/checkin"
 	"samehost/internal/registry"
 )
@@ -41,6 +42,9 @@ type Options struct {
 	Log      *slog.Logger
 
 	ArchiveAfterDays int // assets silent for that long are archived (registry.ArchiveBySchedule); 0: never
+
+	// AMT says how the AMT of PCs is reached, as the configuration has it at that moment; nil: not at all.
+	AMT func() (amtinit.Options, error)
 
 	// Listening is called once, with the address, when check-ins are taken.
 	Listening func(net.Addr)
@@ -71,7 +75,7 @@ func Serve(ctx context.Context, o Options) error {
 		return listenError(o.Listen, err)
 	}
 	srv := &http.Server{
-		Handler:           handler(reg, o.Log),
+		Handler:           handler(reg, o),
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certs.get},
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
@@ -116,10 +120,11 @@ func Serve(ctx context.Context, o Options) error {
 	return nil
 }
 
-func handler(reg *registry.Registry, log *slog.Logger) http.Handler {
+func handler(reg *registry.Registry, o Options) http.Handler {
+	log := o.Log
 	mux := http.NewServeMux()
 	mux.Handle(checkin.Path, checkin.Handler(reg, log))
-	api := newAPI(reg, log)
+	api := newAPI(reg, o)
 	mux.Handle(apiPath, api)
 	mux.HandleFunc("GET "+specPath, api.serveSpec)
 	// healthz: the process runs. readyz: check-ins can be taken.

@@ -187,11 +187,11 @@ func (r *Registry) Assets(ctx context.Context) ([]AssetDetail, error) {
 }
 
 func (r *Registry) allAssets(ctx context.Context) ([]AssetDetail, error) {
-	inForce, err := r.inForce(ctx, 0)
+	rows, err := scanAll(ctx, r.readers, scanAssetRow, assetColumns+`ORDER BY a.id, COALESCE(h.enrolled, 0), h.host_id`)
 	if err != nil {
 		return nil, fmt.Errorf("assets: %w", err)
 	}
-	rows, err := scanAll(ctx, r.readers, scanAssetRow, assetColumns+`ORDER BY a.id, COALESCE(h.enrolled, 0), h.host_id`)
+	inForce, err := r.inForce(ctx, rows)
 	if err != nil {
 		return nil, fmt.Errorf("assets: %w", err)
 	}
@@ -216,7 +216,7 @@ func (r *Registry) Asset(ctx context.Context, id hostid.ID) (AssetDetail, error)
 	if err != nil {
 		return AssetDetail{}, fmt.Errorf("asset: %w", err)
 	}
-	inForce, err := r.inForce(ctx, rows[0].id)
+	inForce, err := r.inForce(ctx, rows)
 	if err != nil {
 		return AssetDetail{}, fmt.Errorf("asset: %w", err)
 	}

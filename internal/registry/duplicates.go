@@ -190,7 +190,7 @@ var ErrNoDuplicate = errors.New("these two agree in nothing; if they are one PC 
 
 // DecideDuplicate decides that two assets which agree in something are one PC (Merge), or two (KeepBoth): a conflict about them is
 // opened, decided and closed at once, since no PC has to be told anything; so it can be undone as any other. It fails with
-// ErrUnknown, ErrState if they are one asset or one of them is deleted, ErrSucceeded, ErrNoDuplicate, ErrVerb and as Resolve does.
+// ErrUnknown, ErrState if they are one asset or one of them is deleted, ErrSucceeded, ErrNoDuplicate, ErrManyOpen, ErrVerb and as Resolve does.
 func (r *Registry) DecideDuplicate(ctx context.Context, one, other hostid.ID, verb Verb, who string) (Resolution, error) {
 	var id int64
 	var conflictID int64
@@ -262,12 +262,13 @@ func (t *transaction) duplicateConflict(one, other hostid.ID) (c conflictRow, er
 		return c, err
 	}
 	if c, err = t.conflictRow(o.id); err == nil && c.subject != subject { // the bound on open conflicts
-		err = fmt.Errorf("host ID %s: %w; decide those first", one, errManyOpen)
+		err = fmt.Errorf("host ID %s: %w; decide those first", one, ErrManyOpen)
 	}
 	return c, err
 }
 
-var errManyOpen = errors.New("too many conflicts about it are open")
+// ErrManyOpen says that no further conflict about a host ID can be opened.
+var ErrManyOpen = errors.New("too many conflicts about it are open")
 
 func compareAgreements(a, b Agreement) int {
 	return cmp.Compare(slices.Index(Agreements, a), slices.Index(Agreements, b))

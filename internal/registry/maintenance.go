@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -565,21 +566,29 @@ func (t *transaction) separated(hosts []string) (any bool, err error) {
 	return any, nil
 }
 
-// inForce are the maintenances that are in force, by their numbers; of one asset if it is not 0. Deletions are among them
-// only for one asset.
-func (r *Registry) inForce(ctx context.Context, asset int64) (map[int64]Maintenance, error) {
-	query, args := `WHERE m.ended IS NULL`, []any(nil)
-	if asset != 0 {
-		query, args = `WHERE m.ended IS NULL AND m.id IN (SELECT deleted FROM hosts WHERE asset_id = $1 UNION SELECT archived FROM hosts WHERE asset_id = $1
-			UNION SELECT retired FROM hosts WHERE asset_id = $1 UNION SELECT succeeded FROM hosts WHERE asset_id = $1)`, []any{asset}
+// inForce are the maintenances by which these hosts are marked, by their numbers.
+func (r *Registry) inForce(ctx context.Context, rows []assetRow) (map[int64]Maintenance, error) {
+	byID := map[int64]Maintenance{}
+	for _, row := range rows {
+		for _, n := range []int64{row.marks.deleted, row.marks.archived, row.marks.retired, row.marks.succeeded} {
+			if n != 0 {
+				byID[n] = Maintenance{}
+			}
+		}
 	}
-	all, err := scanAll(ctx, r.readers, scanMaintenance, maintenanceColumns+query, args...)
-	if err != nil {
-		return nil, err
-	}
-	byID := make(map[int64]Maintenance, len(all))
-	for _, m := range all {
-		byID[m.ID] = m
+	for numbers := range slices.Chunk(slices.Sorted(maps.Keys(byID)), 500) { // databases bound the parameters of a statement
+		these := make([]string, len(numbers))
+		args := make([]any, len(numbers))
+		for i, n := range numbers {
+			these[i], args[i] = fmt.Sprint("$", i+1), n
+		}
+		all, err := scanAll(ctx, r.readers, scanMaintenance, maintenanceColumns+`WHERE m.id IN (`+strings.Join(these, ", ")+`)`, args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range all {
+			byID[m.ID] = m
+		}
 	}
 	return byID, nil
 }

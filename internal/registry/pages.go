@@ -12,11 +12,27 @@ import (
 // MaxPage is the most that one call for a page returns, so that no call keeps the database or a processor for long.
 const MaxPage = 500
 
-// AssetFilter says which assets a page is to have. The zero value takes those that are listed (State.Listed).
+// AssetFilter says which assets a list is to have. The zero value takes those that are listed (State.Listed). None takes what is
+// deleted: Deletions has that.
 type AssetFilter struct {
-	Name           string // what the PC calls itself, in any case, with its domain or without; "": any
-	State          State  // "": any that is listed
+	Name           string // what the PC calls itself, in any case, with its domain or without; "": any. For AssetsPage only
+	State          State  // only this one, also where it is not listed; "": any
+	Retired        bool   // those that are retired, and no others but Archived's
+	Archived       bool   // those that are archived, and no others but Retired's
+	All            bool   // also those that are retired or archived
 	NotInitialized bool   // memory is known not to be initialized
+}
+
+// Shows reports whether an asset is one of those that the filter takes, but for its name.
+func (f AssetFilter) Shows(a Asset) bool {
+	state := f.All || a.State.Listed()
+	switch {
+	case f.State != "":
+		state = a.State == f.State
+	case f.Retired || f.Archived:
+		state = f.All || f.Retired && a.State == Retired || f.Archived && a.State == Archived
+	}
+	return state && a.State != Deleted && !(f.NotInitialized && (a.Initialized == nil || *a.Initialized))
 }
 
 // AssetsPage returns assets that fulfil a filter, the oldest first, from after the one that the last page ended with (0: from
@@ -43,7 +59,7 @@ func (r *Registry) AssetsPage(ctx context.Context, f AssetFilter, after int64, l
 	for _, l := range tried {
 		attempts[l.asset] = l
 	}
-	inForce, err := r.inForce(ctx, 0)
+	inForce, err := r.inForce(ctx, rows)
 	if err != nil {
 		return nil, 0, fmt.Errorf("assets: %w", err)
 	}
@@ -51,10 +67,7 @@ func (r *Registry) AssetsPage(ctx context.Context, f AssetFilter, after int64, l
 	if len(page) == limitOf(limit) {
 		next = rows[len(rows)-1].id
 	}
-	page = slices.DeleteFunc(page, func(d AssetDetail) bool {
-		return f.State == "" && !d.State.Listed() || f.State != "" && d.State != f.State || f.NotInitialized && (d.Initialized == nil || *d.Initialized)
-	})
-	return page, next, nil
+	return slices.DeleteFunc(page, func(d AssetDetail) bool { return !f.Shows(d.Asset) }), next, nil
 }
 
 func limitOf(limit int) int { return min(max(limit, 1), MaxPage) }
@@ -98,6 +111,21 @@ func (r *Registry) ConflictsPage(ctx context.Context, closed bool, after int64, 
 	if closed {
 		slices.Reverse(page)
 	}
+	if err == nil && len(page) > limitOf(limit) {
+		page = page[:limitOf(limit)]
+		next = page[len(page)-1].ID
+	}
+	return page, next, err
+}
+
+// DeletionsPage returns deletions, those taken back included, the oldest first from after one of them (0: from the first), or with
+// newest the newest first from before it (0: from the last). next is 0 where none follow. limit is at most MaxPage.
+func (r *Registry) DeletionsPage(ctx context.Context, newest bool, after int64, limit int) (page []Maintenance, next int64, err error) {
+	where := `WHERE m.kind = 'delete' AND ($1 = 0 OR m.id > $1) ORDER BY m.id LIMIT $2`
+	if newest {
+		where = `WHERE m.kind = 'delete' AND ($1 = 0 OR m.id < $1) ORDER BY m.id DESC LIMIT $2`
+	}
+	page, err = scanAll(ctx, r.readers, scanMaintenance, maintenanceColumns+where, after, limitOf(limit)+1)
 	if err == nil && len(page) > limitOf(limit) {
 		page = page[:limitOf(limit)]
 		next = page[len(page)-1].ID
