@@ -28,17 +28,18 @@ type description struct {
 	Replaced     []string       `json:"replaced"`
 	Done         []string       `json:"done"`
 	Placeholders string         `json:"placeholders"`
+	Settings     *SettingsState `json:"settings"`
 }
 
 // Describes is the same for two full reports exactly where they say the same of the PC: facts, names, addresses,
-// versions, stores, origin, provisional, pending, copy_of, observations, replaced, done and placeholders, lists in their
-// order; all other members tell reports apart, not PCs. It is the same before Sign, which cuts, and after Verify. It
+// versions, stores, origin, provisional, pending, copy_of, observations, replaced, done, placeholders and settings, lists
+// in their order; all other members tell reports apart, not PCs. It is the same before Sign, which cuts, and after Verify. It
 // never travels: only digests that one version of this program made may be compared. Of a delta it says nothing.
 func (r Report) Describes() Digest {
 	r.clip()
 	b, err := json.Marshal(description{
 		r.Facts, r.Names, none(r.Addresses), r.Versions, none(r.Stores), r.Origin, r.Provisional, r.Pending, r.CopyOf,
-		none(r.Observations), none(r.Replaced), none(r.Done), r.Placeholders,
+		none(r.Observations), none(r.Replaced), none(r.Done), r.Placeholders, r.Settings,
 	})
 	if err != nil {
 		panic(err) // strings, bools and hex: cannot fail
@@ -66,8 +67,10 @@ func (r Report) Delta(base Digest) (delta Report, ok bool) {
 		Audience: r.Audience, HostID: r.HostID, SignKey: r.SignKey, SealKey: r.SealKey,
 		Epoch: r.Epoch, EpochBy: r.EpochBy, Counter: r.Counter, Previous: r.Previous,
 		Run: r.Run, AgeMS: r.AgeMS, Time: r.Time,
-		Base:         base,
-		Placeholders: r.Placeholders, // so that the manager sees in every report whether this client has its list
+		Base: base,
+		// So that the manager sees in every report whether this client has its list and its settings.
+		Placeholders: r.Placeholders,
+		Settings:     r.Settings,
 	}, true
 }
 

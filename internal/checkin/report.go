@@ -64,6 +64,10 @@ type Report struct {
 	// Placeholders names the manager's list of placeholder values that this client goes by: hardware.Placeholders.Digest; ""
 	// while it has none.
 	Placeholders string `json:"placeholders,omitempty"`
+
+	// Settings says which settings of the manager this client holds; nil where it takes none: who has no use for the AMT
+	// management user is not told a password.
+	Settings *SettingsState `json:"settings,omitempty"`
 }
 
 // EpochBy says how an epoch began. A branch whose epoch began by a restore from memory weighs more than others.
@@ -137,6 +141,9 @@ type Reply struct {
 	// reads, at most hardware.MaxPlaceholderList bytes; it comes where the report named another list, "" where it need
 	// not. A list that became empty is a comment (hardware.Placeholders.String).
 	Placeholders string `json:"placeholders,omitempty"`
+
+	// Settings come where the report named other ones than those that hold for this host.
+	Settings *SealedSettings `json:"settings,omitempty"`
 
 	// Raw is the signed form, as stored and sent again.
 	Raw string `json:"-"`
