@@ -11,11 +11,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"mime"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -29,8 +31,8 @@ const (
 	mediaJOSE    = "application/jose"
 	mediaProblem = "application/problem+json"
 	problemBase  = "urn:samehost:problem:"
-	retryAfter   = "30" // seconds; told with every 503
 	maxReply     = 256 << 10
+	maxAfter     = 24 * time.Hour   // of what Retry-After says; longer is a mistake, and nobody waits for it
 	callTimeout  = 30 * time.Second // where the context has no deadline
 	connTimeout  = 10 * time.Second // dial, and separately the TLS handshake
 )
@@ -48,7 +50,8 @@ type deferral struct {
 	Report Digest      `json:"report"`
 }
 
-// ClientOptions say where the higher system is and how its certificate is judged: by RootCAs, or by PinSPKI.
+// ClientOptions say where the higher system is and how its certificate is judged: by RootCAs, or by PinSPKI; anew on
+// every connection, also on one that resumes a TLS session.
 type ClientOptions struct {
 	URL     string // https://host:port, an optional path goes before Path
 	RootCAs *x509.CertPool
@@ -60,12 +63,19 @@ type ClientOptions struct {
 	Now func() time.Time
 
 	Manager Fingerprint // replies by any other key are refused
+
+	// Certificate is what this side shows where the higher system asks for a certificate, as a manager does that wants
+	// to know its relays: called for each connection; nil, or a nil certificate: none. With it no TLS session is resumed:
+	// a resumed one would show the certificate of the first.
+	Certificate func() (*tls.Certificate, error)
 }
 
-// Client is the HigherSystem at the other end of HTTPS.
+// Client is the HigherSystem at the other end of HTTPS (TLS 1.3). A connection stays open for a minute, for what follows at
+// once, or until Close; the TLS session is kept beyond that, in memory, and resumed.
 type Client struct {
 	url     string
 	manager Fingerprint
+	now     func() time.Time
 	http    *http.Client
 }
 
@@ -92,25 +102,40 @@ func NewClient(o ClientOptions) (*Client, error) {
 	}
 	dialer := &net.Dialer{Timeout: connTimeout}
 	host, _, _ := strings.Cut(u.Hostname(), "%") // a zone is this machine's word for one of its interfaces, in no certificate
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, // VerifyConnection judges, by the option's own clock
+		// Called for a resumed session too, with the certificates that were shown when it began: what has ended since, or
+		// is not trusted any more, ends it.
+		VerifyConnection: func(s tls.ConnectionState) error {
+			name := s.ServerName
+			if name == "" { // it is what was sent as SNI, and an IP address never is (RFC 6066, 3)
+				name = host
+			}
+			return o.judge(name, s.PeerCertificates)
+		},
+	}
+	if o.Certificate == nil {
+		config.ClientSessionCache = tls.NewLRUClientSessionCache(1) // of one higher system; gone with the process
+	} else {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			c, err := o.Certificate()
+			if c == nil && err == nil {
+				c = &tls.Certificate{} // none is shown
+			}
+			return c, err
+		}
+	}
 	return &Client{
 		url:     strings.TrimSuffix(u.String(), "/") + Path,
 		manager: o.Manager,
+		now:     o.Now,
 		http: &http.Client{
 			Transport: &http.Transport{
-				Proxy:               http.ProxyFromEnvironment,
-				DialContext:         dialer.DialContext,
-				TLSHandshakeTimeout: connTimeout,
-				TLSClientConfig: &tls.Config{
-					MinVersion:         tls.VersionTLS12,
-					InsecureSkipVerify: true, // VerifyConnection judges, by the option's own clock
-					VerifyConnection: func(s tls.ConnectionState) error {
-						name := s.ServerName
-						if name == "" { // it is what was sent as SNI, and an IP address never is (RFC 6066, 3)
-							name = host
-						}
-						return o.judge(name, s.PeerCertificates)
-					},
-				},
+				Proxy:                  http.ProxyFromEnvironment,
+				DialContext:            dialer.DialContext,
+				TLSHandshakeTimeout:    connTimeout,
+				TLSClientConfig:        config,
 				DisableCompression:     true,
 				MaxIdleConns:           1,
 				IdleConnTimeout:        time.Minute,
@@ -221,6 +246,15 @@ func (c *Client) CheckIn(ctx context.Context, r SignedReport) (Reply, error) {
 		return Reply{}, c.unavailable(fmt.Errorf("an answer of more than %d bytes", maxReply))
 	}
 	media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if res.StatusCode == http.StatusServiceUnavailable || res.StatusCode == http.StatusTooManyRequests {
+		if after, ok := retryAfter(res.Header, c.now()); ok { // a proxy or a load balancer says it too
+			var p problem
+			if media != mediaProblem || json.Unmarshal(body, &p) != nil {
+				p = problem{}
+			}
+			return Reply{}, &Busy{After: after, Reason: strings.TrimSpace(fmt.Sprintf("%s: HTTP %d %s", c.url, res.StatusCode, printable(p.Detail, maxText)))}
+		}
+	}
 	switch {
 	case res.StatusCode == http.StatusOK && media == mediaJOSE:
 		reply, err := VerifyReply(string(body), c.manager, r.Digest())
@@ -247,7 +281,29 @@ func (c *Client) CheckIn(ctx context.Context, r SignedReport) (Reply, error) {
 	return Reply{}, c.unavailable(fmt.Errorf("HTTP %d with %q: is this really a samehost manager or relay?", res.StatusCode, printable(media, maxName)))
 }
 
-// Close drops idle connections.
+// retryAfter reads the header of that name (RFC 9110, 10.2.3): seconds, or a date, which is compared with the answer's own
+// Date where it has one, since this side's clock may be years off. At most maxAfter; what is past is 0. It reports false
+// where the header is missing or says neither.
+func retryAfter(h http.Header, now time.Time) (time.Duration, bool) {
+	text := strings.TrimSpace(h.Get("Retry-After"))
+	if text != "" && strings.Trim(text, "0123456789") == "" {
+		seconds, err := strconv.ParseUint(text, 10, 64)
+		if err != nil || seconds > uint64(maxAfter/time.Second) { // digits only: it is too large a number
+			return maxAfter, true
+		}
+		return time.Duration(seconds) * time.Second, true
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0, false
+	}
+	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = date
+	}
+	return min(max(at.Sub(now), 0), maxAfter), true
+}
+
+// Close closes idle connections; the next check-in opens another, which resumes the TLS session.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 func (c *Client) unavailable(err error) error {
@@ -279,9 +335,19 @@ func printable(s string, limit int) string {
 	return s
 }
 
-// Handler serves a HigherSystem at Path. An error of the HigherSystem that is no refusal is logged and answered
-// with 503: the client sends the report again.
+// A report of more than smallReport bytes needs one of largeReports places while it is read and answered, so that thousands of
+// connections that each send half of one cannot take the memory. Honest PCs stay below by far.
+const (
+	smallReport  = 8 << 10
+	largeReports = 256
+)
+
+// Handler serves a HigherSystem at Path. A Busy is answered with 503 and Retry-After, and is no error. Any other error of the
+// HigherSystem that is no refusal is logged, within the bounds of Quiet, and answered with 503: the client sends the
+// report again.
 func Handler(h HigherSystem, log *slog.Logger) http.Handler {
+	quiet := NewQuiet(log)
+	large := make(chan struct{}, largeReports)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		if req.Method != http.MethodPost {
@@ -293,7 +359,16 @@ func Handler(h HigherSystem, log *slog.Logger) http.Handler {
 			sendProblem(w, http.StatusUnsupportedMediaType, problem{Type: "about:blank", Title: "A report is " + mediaJOSE})
 			return
 		}
-		body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, MaxReport))
+		if req.ContentLength < 0 || req.ContentLength > smallReport {
+			select {
+			case large <- struct{}{}:
+				defer func() { <-large }()
+			default:
+				sendBusy(w, &Busy{After: 5*time.Second + rand.N(10*time.Second), Reason: "too many large reports at once"})
+				return
+			}
+		}
+		body, err := readReport(w, req)
 		var tooLarge *http.MaxBytesError
 		switch {
 		case errors.As(err, &tooLarge):
@@ -303,9 +378,10 @@ func Handler(h HigherSystem, log *slog.Logger) http.Handler {
 			sendProblem(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "The report was cut short"})
 			return
 		}
-		report := SignedReport{JWS: string(body)}
+		report := SignedReport{JWS: body}
 		reply, err := h.CheckIn(req.Context(), report)
 		var refusal *Refusal
+		var busy *Busy
 		switch {
 		case err == nil && reply.Status == Deferred:
 			w.Header().Set("Content-Type", "application/json")
@@ -320,14 +396,33 @@ func Handler(h HigherSystem, log *slog.Logger) http.Handler {
 				status = http.StatusBadRequest
 			}
 			refuse(w, status, refusal)
+		case errors.As(err, &busy):
+			sendBusy(w, busy)
 		default:
 			if req.Context().Err() == nil {
-				log.Error("check-in failed", "error", err)
+				quiet.Error("check-in failed", err)
 			}
-			w.Header().Set("Retry-After", retryAfter)
 			sendProblem(w, http.StatusServiceUnavailable, problem{Type: "about:blank", Title: "Try again later"})
 		}
 	})
+}
+
+// readReport reads the body into no more memory than it takes.
+func readReport(w http.ResponseWriter, req *http.Request) (string, error) {
+	limited := http.MaxBytesReader(w, req.Body, MaxReport)
+	if n := req.ContentLength; n >= 0 && n <= MaxReport {
+		b := make([]byte, n)
+		_, err := io.ReadFull(limited, b)
+		return string(b), err
+	}
+	b, err := io.ReadAll(limited)
+	return string(b), err
+}
+
+// sendBusy rounds up: who comes on time must not come early.
+func sendBusy(w http.ResponseWriter, b *Busy) {
+	w.Header().Set("Retry-After", strconv.FormatInt(int64((max(b.After, 0)+time.Second-1)/time.Second), 10))
+	sendProblem(w, http.StatusServiceUnavailable, problem{Type: "about:blank", Title: "Busy", Detail: b.Reason})
 }
 
 func refuse(w http.ResponseWriter, status int, r *Refusal) {
