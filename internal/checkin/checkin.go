@@ -130,6 +130,7 @@ const (
 	WrongAudience  RefusalCode = "wrong-audience"  // made for another manager
 	NeedsEnrolment RefusalCode = "needs-enrolment" // host ID unknown and no enrolment token
 	BadToken       RefusalCode = "bad-token"       // enrolment token unknown, revoked or used up, or its proof is wrong
+	NotRelay       RefusalCode = "not-relay"       // a certificate for a host that is no relay any more
 	UnknownWork    RefusalCode = "unknown-work"    // progress of work that this manager does not have, or not any more
 )
 

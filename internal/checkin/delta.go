@@ -13,7 +13,7 @@ import (
 
 // description is what a full report says of the PC: every member but those that say who speaks to whom (aud, host_id,
 // sign_key, seal_key), where the report stands in its chain (epoch, epoch_by, counter, previous, base) and when it was
-// made (run, age_ms, time). A new member of Report belongs either here or there; a test sees to it.
+// made (run, age_ms, time), and how a relay's spool stood then (relay). A new member of Report belongs either here or there; a test sees to it.
 type description struct {
 	Facts        hardware.Facts `json:"facts"`
 	Names        Names          `json:"names"`
@@ -71,6 +71,7 @@ func (r Report) Delta(base Digest) (delta Report, ok bool) {
 		// So that the manager sees in every report whether this client has its list and its settings.
 		Placeholders: r.Placeholders,
 		Settings:     r.Settings,
+		Relay:        r.Relay,
 	}, true
 }
 

@@ -16,7 +16,7 @@ import (
 
 // told are the members of a report that do not describe the PC; a delta has them, and Placeholders.
 var told = []string{
-	"Audience", "HostID", "SignKey", "SealKey", "Epoch", "EpochBy", "Counter", "Previous", "Run", "AgeMS", "Time", "Base",
+	"Audience", "HostID", "SignKey", "SealKey", "Epoch", "EpochBy", "Counter", "Previous", "Run", "AgeMS", "Time", "Base", "Relay",
 }
 
 // plain is a report that may be a delta.
@@ -24,6 +24,7 @@ func plain() checkin.Report {
 	r := report()
 	r.Observations, r.Replaced, r.Done = nil, nil, nil
 	r.Placeholders = strings.Repeat("ab", 32)
+	r.Relay = &checkin.RelayState{Reports: 7, Bytes: 9000, Bound: 1 << 30}
 	return r
 }
 

@@ -68,6 +68,9 @@ type Report struct {
 	// Settings says which settings of the manager this client holds; nil where it takes none: who has no use for the AMT
 	// management user is not told a password.
 	Settings *SettingsState `json:"settings,omitempty"`
+
+	// Relay is how a relay's spool stands; nil where the sender is none.
+	Relay *RelayState `json:"relay,omitempty"`
 }
 
 // EpochBy says how an epoch began. A branch whose epoch began by a restore from memory weighs more than others.

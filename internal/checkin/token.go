@@ -84,17 +84,21 @@ type Enrolment struct {
 }
 
 func (t EnrolmentToken) prove(payload []byte) Enrolment {
-	return Enrolment{t.ID, enrolMAC(t.Verifier(), t.ID, payload)}
+	return Enrolment{t.ID, enrolMAC(t.Verifier(), typReport, t.ID, payload)}
 }
 
 // Check reports whether the MAC is right for the payload under that verifier, in constant time.
 func (e Enrolment) Check(verifier [32]byte, payload []byte) bool {
-	return hmac.Equal(e.MAC, enrolMAC(verifier, e.TokenID, payload))
+	return e.check(verifier, typReport, payload)
 }
 
-func enrolMAC(verifier [32]byte, id string, payload []byte) []byte {
+func (e Enrolment) check(verifier [32]byte, typ string, payload []byte) bool {
+	return hmac.Equal(e.MAC, enrolMAC(verifier, typ, e.TokenID, payload))
+}
+
+func enrolMAC(verifier [32]byte, typ, id string, payload []byte) []byte {
 	mac := hmac.New(sha256.New, verifier[:])
-	io.WriteString(mac, typReport+"\x00"+id+"\x00")
+	io.WriteString(mac, typ+"\x00"+id+"\x00")
 	mac.Write(payload)
 	return mac.Sum(nil)
 }
