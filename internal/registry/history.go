@@ -101,6 +101,12 @@ var sentences = map[string]struct{ en, ja string }{
 	"token-revoked": {
 		"Enrolment token {token} was revoked.",
 		"登録トークン {token} を失効させました。"},
+	"relay-admitted": {
+		"Host ID {host_id} was admitted as a relay with token {token}.",
+		"ホスト識別子 {host_id} をトークン {token} により中継システムとして登録しました。"},
+	"relay-certified": {
+		"The relay of host ID {host_id} was given a certificate for {names}, valid until {until}.",
+		"ホスト識別子 {host_id} の中継システムに {names} の証明書を発行しました (有効期限 {until})。"},
 	"token-created-by": {
 		"{who} made enrolment token {token}.",
 		"{who} が登録トークン {token} を作成しました。"},
@@ -197,6 +203,18 @@ var sentences = map[string]struct{ en, ja string }{
 	"grouped": {
 		"Host IDs {host} and {other} are one asset, as {who} decided.",
 		"{who} の決定により、ホスト識別子 {host} と {other} を一つの資産としました。"},
+	"amt-settings-set": {
+		"{who} set the AMT management user that relays and clients are told: {user} (version {version}).",
+		"{who} が中継およびクライアントに通知する AMT 管理ユーザを設定しました: {user} (版 {version})。"},
+	"amt-settings-set-for": {
+		"{who} set the AMT management user that host ID {host_id} and what reports through it are told: {user} (version {version}).",
+		"{who} がホスト識別子 {host_id} とその配下に通知する AMT 管理ユーザを設定しました: {user} (版 {version})。"},
+	"amt-settings-cleared": {
+		"{who} took back the AMT management user that relays and clients are told.",
+		"{who} が中継およびクライアントに通知する AMT 管理ユーザの設定を取り消しました。"},
+	"amt-settings-cleared-for": {
+		"{who} took back the AMT management user of host ID {host_id} and what reports through it.",
+		"{who} がホスト識別子 {host_id} とその配下に通知する AMT 管理ユーザの設定を取り消しました。"},
 	"placeholder-added": {
 		"{who} declared the value {pattern} ({kind}) to prove nothing.",
 		"{who} が値 {pattern} ({kind}) を無効値として登録しました。"},

@@ -1,16 +1,26 @@
 package registry
 
 import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
+	"samehost/internal/checkin"
 	"samehost/internal/hostid"
 )
 
 // relayInForce is the condition under which relays r, joined with hosts h, counts: neither retired, deleted nor succeeded,
-// and not deleted since it was admitted and come back by itself, which a stolen disk would.
+// and not deleted since the token that admitted it was made, even if it came back by a check-in, which a stolen disk does.
 const relayInForce = `h.retired IS NULL AND h.deleted IS NULL AND h.succeeded IS NULL AND NOT EXISTS
 	(SELECT 1 FROM maintenance m WHERE m.kind = 'delete' AND m.ended_cause = 'check-in' AND m.made >= r.admitted
 	AND m.host_ids LIKE '%"' || r.host_id || '"%')`
+
+// contactEvery is how often contact with a relay is noted: the database need not be written for every batch.
+const contactEvery = 10 * time.Second
 
 // isRelay fails with ErrNotRelay unless the host is a relay, and still one.
 func (t *transaction) isRelay(id hostid.ID) error {
@@ -20,4 +30,221 @@ func (t *transaction) isRelay(id hostid.ID) error {
 		err = fmt.Errorf("host ID %s: %w", id, ErrNotRelay)
 	}
 	return err
+}
+
+// RelaysInForce says which of those host IDs are relays, and still are: not retired, deleted or succeeded.
+func (r *Registry) RelaysInForce(ctx context.Context, ids []hostid.ID) (map[hostid.ID]bool, error) {
+	in := make(map[hostid.ID]bool, len(ids))
+	for _, id := range ids {
+		if _, done := in[id]; done {
+			continue
+		}
+		var one int
+		err := r.readers.QueryRowContext(ctx, `SELECT 1 FROM relays r JOIN hosts h ON h.host_id = r.host_id WHERE r.host_id = $1 AND `+relayInForce, id.String()).Scan(&one)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return nil, err
+		}
+		in[id] = err == nil
+	}
+	return in, nil
+}
+
+// CreateRelayToken makes an enrolment token that admits one relay. names are the DNS names and IP addresses that its
+// certificate may be for; without any, those by which it calls itself in its reports. The rest is as in CreateToken.
+func (r *Registry) CreateRelayToken(ctx context.Context, names []string, expires time.Time, note, who string) (checkin.EnrolmentToken, error) {
+	return r.createToken(ctx, expires, note, who, true, names)
+}
+
+// AdmitRelay judges a request for a certificate, and returns what it may be for. A relay is admitted by its token, which
+// serves for one host ID; afterwards its key suffices. It fails with a checkin.Refusal where there is nothing for this host
+// ID.
+func (r *Registry) AdmitRelay(ctx context.Context, v checkin.VerifiedCertificateRequest) (names []string, err error) {
+	if v.Audience != r.audience {
+		return nil, &checkin.Refusal{Code: checkin.WrongAudience, Detail: "the request is made for another manager; give this relay a token of this one"}
+	}
+	err = r.write(ctx, func(t *transaction) error {
+		names, err = t.admitRelay(v)
+		return err
+	})
+	return names, err
+}
+
+func (t *transaction) admitRelay(v checkin.VerifiedCertificateRequest) (names []string, err error) {
+	h, known, err := t.host(v.HostID)
+	if err != nil {
+		return nil, err
+	}
+	if !known || !h.key.Equal(v.Key) {
+		return nil, &checkin.Refusal{Code: checkin.NeedsEnrolment,
+			Detail: "this manager does not know the host ID " + v.HostID.String() + " under this key: the relay's own check-in comes first"}
+	}
+	if v.Enrol != nil {
+		if err := t.showRelayToken(v); err != nil {
+			return nil, err
+		}
+	}
+	var list string
+	admitted, err := t.get(`SELECT names FROM relays WHERE host_id = $1`, []any{v.HostID.String()}, []any{&list})
+	switch {
+	case err != nil:
+		return nil, err
+	case !admitted:
+		return nil, &checkin.Refusal{Code: checkin.BadToken,
+			Detail: "host ID " + v.HostID.String() + " is no relay: make a token with samehost-manager token create --relay and put it into the file that enrolment_token_file names"}
+	}
+	err = t.isRelay(v.HostID)
+	if errors.Is(err, ErrNotRelay) {
+		return nil, &checkin.Refusal{Code: checkin.NotRelay,
+			Detail: "host ID " + v.HostID.String() + " was retired, replaced or deleted; take that back, or, where it was deleted, give the relay a new token (samehost-manager token create --relay)"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal([]byte(list), &names); err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		names = append([]string{h.seen.Name, h.seen.FQDN}, h.seen.Addresses...)
+		names = slices.DeleteFunc(names, func(n string) bool { return n == "" })
+	}
+	return names, nil
+}
+
+// showRelayToken takes note of the token that a relay shows. The token's own age counts, so that what was deleted after it
+// was made stays out.
+func (t *transaction) showRelayToken(v checkin.VerifiedCertificateRequest) error {
+	tok, known, err := t.token(v.Enrol.TokenID)
+	if err != nil {
+		return err
+	}
+	var verifier [32]byte
+	copy(verifier[:], tok.verifier)
+	var by string
+	admitted, err := t.get(`SELECT token_id FROM relays WHERE host_id = $1`, []any{v.HostID.String()}, []any{&by})
+	if err != nil {
+		return err
+	}
+	if admitted && by == v.Enrol.TokenID {
+		return nil // it has served, whatever became of it since
+	}
+	other := ""
+	if _, err := t.get(`SELECT host_id FROM relays WHERE token_id = $1`, []any{v.Enrol.TokenID}, []any{&other}); err != nil {
+		return err
+	}
+	why := ""
+	switch {
+	case !known:
+		why = "is not known here"
+	case !v.Proves(verifier):
+		why = "does not fit its proof: the token was altered or cut"
+	case !tok.Relay:
+		why = "is a client's, not a relay's"
+	case !tok.Revoked.IsZero():
+		why = "was revoked"
+	case !tok.Expires.IsZero() && !t.now.Before(tok.Expires):
+		why = "has expired"
+	case other != "":
+		why = "has admitted another relay, host ID " + other
+	}
+	if why != "" {
+		if admitted {
+			return nil // it needs none any more
+		}
+		return &checkin.Refusal{Code: checkin.BadToken,
+			Detail: "the token " + v.Enrol.TokenID + " " + why + "; make another with samehost-manager token create --relay and put it into the file that enrolment_token_file names"}
+	}
+	_, err = t.exec(`INSERT INTO relays (host_id, token_id, names, admitted, via, state) VALUES ($1, $2, $3, $4, '[]', '{}')
+		ON CONFLICT (host_id) DO UPDATE SET token_id = excluded.token_id, names = excluded.names, admitted = excluded.admitted`,
+		v.HostID.String(), tok.ID, toJSON(append([]string{}, tok.RelayNames...)), millis(tok.Created))
+	if err != nil {
+		return err
+	}
+	return t.record(v.HostID, "relay-admitted", map[string]any{"token": tok.ID, "names": tok.RelayNames})
+}
+
+// RelayCertified notes until when the certificate is valid that a relay was given.
+func (r *Registry) RelayCertified(ctx context.Context, id hostid.ID, names []string, expires time.Time) error {
+	return r.write(ctx, func(t *transaction) error {
+		if _, err := t.exec(`UPDATE relays SET expires = $1 WHERE host_id = $2`, millis(expires), id.String()); err != nil {
+			return err
+		}
+		return t.record(id, "relay-certified", map[string]any{"names": names, "until": expires.UTC().Format(time.RFC3339)})
+	})
+}
+
+// RelayHeard notes contact with a relay, every ten seconds at most.
+func (r *Registry) RelayHeard(ctx context.Context, id hostid.ID) error {
+	now := r.now()
+	var heard sql.NullInt64
+	err := r.readers.QueryRowContext(ctx, `SELECT heard FROM relays WHERE host_id = $1`, id.String()).Scan(&heard)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && heard.Valid && heard.Int64 > millis(now.Add(-contactEvery)) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return r.write(ctx, func(t *transaction) error {
+		_, err := t.exec(`UPDATE relays SET heard = $1 WHERE host_id = $2`, millis(t.now), id.String())
+		return err
+	})
+}
+
+// relayReported keeps what a relay's own report says of it as a relay, and the way that the report took.
+func (t *transaction) relayReported(s checkin.SignedReport, v checkin.VerifiedReport) error {
+	if v.Report.Relay == nil {
+		return nil
+	}
+	via := []hostid.ID{}
+	for _, h := range s.Hops {
+		via = append(via, h.Relay)
+	}
+	_, err := t.exec(`UPDATE relays SET via = $1, state = $2 WHERE host_id = $3`, toJSON(via), toJSON(v.Report.Relay), v.Report.HostID.String())
+	return err
+}
+
+// Relay is what the manager knows of a relay. Its JSON names never change their meaning.
+type Relay struct {
+	HostID      hostid.ID           `json:"host_id"`
+	Name        string              `json:"name"`
+	State       string              `json:"state"`          // active; revoked: retired, deleted or succeeded
+	Via         []hostid.ID         `json:"via"`            // the relays between it and the manager, its own higher system first
+	Names       []string            `json:"names"`          // what its certificate may be for; none: what it calls itself
+	Expires     time.Time           `json:"certificate_expires,omitzero"`
+	LastContact time.Time           `json:"last_contact,omitzero"` // the latest of its check-ins, batches and polls
+	Reported    *checkin.RelayState `json:"reported,omitempty"`    // what it last said of itself; nil before
+	OpenWork    int                 `json:"open_work"`
+}
+
+// Relays returns all relays that were ever admitted, by name.
+func (r *Registry) Relays(ctx context.Context) ([]Relay, error) {
+	return scanAll(ctx, r.readers, func(scan func(...any) error) (l Relay, err error) {
+		var id, seen, via, names, state string
+		var expires, heard, last sql.NullInt64
+		var in bool
+		if err := scan(&id, &seen, &via, &names, &state, &expires, &heard, &last, &in, &l.OpenWork); err != nil {
+			return l, err
+		}
+		if l.HostID, err = hostid.ParseID(id); err != nil {
+			return l, err
+		}
+		var s Seen
+		if err := errors.Join(json.Unmarshal([]byte(seen), &s), json.Unmarshal([]byte(via), &l.Via), json.Unmarshal([]byte(names), &l.Names)); err != nil {
+			return l, err
+		}
+		if state != "{}" {
+			if err := json.Unmarshal([]byte(state), &l.Reported); err != nil {
+				return l, err
+			}
+		}
+		l.Name, l.State = s.Name, "revoked"
+		if in {
+			l.State = "active"
+		}
+		l.Expires, l.LastContact = fromNullTime(expires), fromNullTime(last)
+		if h := fromNullTime(heard); h.After(l.LastContact) {
+			l.LastContact = h
+		}
+		return l, nil
+	}, `SELECT r.host_id, h.seen, r.via, r.names, r.state, r.expires, r.heard, h.last_checkin, `+relayInForce+`,
+		(SELECT COUNT(*) FROM work w WHERE w.relay = r.host_id AND w.ended IS NULL) FROM relays r JOIN hosts h ON h.host_id = r.host_id ORDER BY r.host_id`)
 }

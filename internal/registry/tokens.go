@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -19,6 +20,9 @@ type Token struct {
 	Expires time.Time `json:"expires,omitzero"`
 	Revoked time.Time `json:"revoked,omitzero"`
 	Uses    int64     `json:"uses"`
+
+	Relay      bool     `json:"relay,omitzero"`        // it admits one relay
+	RelayNames []string `json:"relay_names,omitempty"` // what that one's certificate may be for; none: what it calls itself
 
 	verifier []byte
 	orderID  string // the order that it goes with; "": made by an administrator
@@ -39,14 +43,18 @@ func (t Token) State(now time.Time) string {
 // CreateToken makes an enrolment token. It is shown once: only what is needed to check it is kept. expires zero:
 // never; note is for people; who makes it is told in the history, "" for the manager itself.
 func (r *Registry) CreateToken(ctx context.Context, expires time.Time, note, who string) (checkin.EnrolmentToken, error) {
+	return r.createToken(ctx, expires, note, who, false, nil)
+}
+
+func (r *Registry) createToken(ctx context.Context, expires time.Time, note, who string, relay bool, names []string) (checkin.EnrolmentToken, error) {
 	if r.key == nil {
 		return checkin.EnrolmentToken{}, errors.New("the registry was opened without the manager's key")
 	}
 	tok := checkin.NewEnrolmentToken(r.audience)
 	verifier := tok.Verifier()
 	err := r.write(ctx, func(t *transaction) error {
-		_, err := t.exec(`INSERT INTO tokens (id, verifier, note, created, expires) VALUES ($1, $2, $3, $4, $5)`,
-			tok.ID, verifier[:], note, millis(t.now), nullTime(expires))
+		_, err := t.exec(`INSERT INTO tokens (id, verifier, note, created, expires, relay, relay_names) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			tok.ID, verifier[:], note, millis(t.now), nullTime(expires), relay, toJSON(append([]string{}, names...)))
 		if err != nil {
 			return err
 		}
@@ -82,12 +90,15 @@ func byWhom(kind, who string) string {
 	return kind + "-by"
 }
 
-const tokenColumns = `SELECT id, verifier, note, created, expires, revoked, uses, order_id FROM tokens `
+const tokenColumns = `SELECT id, verifier, note, created, expires, revoked, uses, order_id, relay, relay_names FROM tokens `
 
 func scanToken(scan func(...any) error) (t Token, err error) {
 	var created int64
 	var expires, revoked sql.NullInt64
-	err = scan(&t.ID, &t.verifier, &t.Note, &created, &expires, &revoked, &t.Uses, &t.orderID)
+	var names string
+	if err = scan(&t.ID, &t.verifier, &t.Note, &created, &expires, &revoked, &t.Uses, &t.orderID, &t.Relay, &names); err == nil {
+		err = json.Unmarshal([]byte(names), &t.RelayNames)
+	}
 	t.Created, t.Expires, t.Revoked = fromMillis(created), fromNullTime(expires), fromNullTime(revoked)
 	return t, err
 }
