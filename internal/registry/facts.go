@@ -270,10 +270,12 @@ type Seen struct {
 	Origin      hostid.Origin        `json:"origin"`
 	Provisional bool                 `json:"provisional"`
 	Time        string               `json:"client_time"`
+
+	Settings *checkin.SettingsState `json:"settings,omitempty"` // of the manager's that it holds; nil: it takes none
 }
 
 func seenIn(r checkin.Report) Seen {
-	return Seen{r.Names.Host, r.Names.FQDN, r.Addresses, r.Versions, r.Stores, r.Origin, r.Provisional, r.Time}
+	return Seen{r.Names.Host, r.Names.FQDN, r.Addresses, r.Versions, r.Stores, r.Origin, r.Provisional, r.Time, r.Settings}
 }
 
 // initialized reports whether memory on the board is ready for host IDs, as far as the last report says; nil if it

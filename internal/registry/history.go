@@ -205,13 +205,13 @@ var sentences = map[string]struct{ en, ja string }{
 		"{who} の決定により、ホスト識別子 {host} と {other} を一つの資産としました。"},
 	"amt-settings-set": {
 		"{who} set the AMT management user that relays and clients are told: {user} (version {version}).",
-		"{who} が中継およびクライアントに通知する AMT 管理ユーザを設定しました: {user} (版 {version})。"},
+		"{who} が中継システムおよびクライアントに通知する AMT 管理ユーザを設定しました: {user} (版 {version})。"},
 	"amt-settings-set-for": {
 		"{who} set the AMT management user that host ID {host_id} and what reports through it are told: {user} (version {version}).",
 		"{who} がホスト識別子 {host_id} とその配下に通知する AMT 管理ユーザを設定しました: {user} (版 {version})。"},
 	"amt-settings-cleared": {
 		"{who} took back the AMT management user that relays and clients are told.",
-		"{who} が中継およびクライアントに通知する AMT 管理ユーザの設定を取り消しました。"},
+		"{who} が中継システムおよびクライアントに通知する AMT 管理ユーザの設定を取り消しました。"},
 	"amt-settings-cleared-for": {
 		"{who} took back the AMT management user of host ID {host_id} and what reports through it.",
 		"{who} がホスト識別子 {host_id} とその配下に通知する AMT 管理ユーザの設定を取り消しました。"},
