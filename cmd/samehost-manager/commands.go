@@ -95,7 +95,7 @@ func (c *serveCmd) Run(ctx context.Context, p *program) error {
 }
 
 type tokenCmd struct {
-	Create tokenCreateCmd `cmd:"" help:"Make a token and print it: it is shown only then." example:"token create --expires 720h; token create --note 'floor 3'"`
+	Create tokenCreateCmd `cmd:"" help:"Make a token and print it: it is shown only then." example:"token create --expires 720h --note 'floor 3'; token create --relay --name relay1.example"`
 	List   tokenListCmd   `cmd:"" help:"List the tokens, without their secrets." example:"token list; token list --json"`
 	Revoke tokenRevokeCmd `cmd:"" help:"End a token; the PCs that it enrolled stay." example:"token revoke 0123456789abcdef; token revoke 0123456789abcdef --json"`
 }
@@ -103,6 +103,8 @@ type tokenCmd struct {
 type tokenCreateCmd struct {
 	Expires time.Duration `placeholder:"DURATION" help:"End it after that time, as 720h (default: never)."`
 	Note    string        `placeholder:"TEXT" help:"What it is for; shown by token list."`
+	Relay   bool          `help:"For a relay; it admits one."`
+	Name    []string      `sep:"none" placeholder:"NAME" help:"What PCs call the relay (default: as it calls itself)."`
 }
 
 func (c *tokenCreateCmd) Run(ctx context.Context, p *program) error {
@@ -112,12 +114,29 @@ func (c *tokenCreateCmd) Run(ctx context.Context, p *program) error {
 	if len(c.Note) > manager.MaxNote {
 		return usageError(fmt.Sprintf("--note must not be longer than %d bytes", manager.MaxNote))
 	}
+	if len(c.Name) > 0 && !c.Relay {
+		return usageError("--name goes with --relay")
+	}
+	if len(c.Name) > manager.MaxRelayNames {
+		return usageError(fmt.Sprintf("--name may be given %d times at most", manager.MaxRelayNames))
+	}
+	for _, n := range c.Name {
+		if err := config.CheckName(n); err != nil {
+			return usageError(fmt.Sprintf("--name %s", err))
+		}
+	}
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
 		var expires time.Time
 		if c.Expires > 0 {
 			expires = time.Now().Add(c.Expires)
 		}
-		tok, err := manager.MakeToken(ctx, reg, expires, c.Note, systemUser())
+		var tok manager.MadeToken
+		var err error
+		if c.Relay {
+			tok, err = manager.MakeRelayToken(ctx, reg, c.Name, expires, c.Note, systemUser())
+		} else {
+			tok, err = manager.MakeToken(ctx, reg, expires, c.Note, systemUser())
+		}
 		if err != nil {
 			return err
 		}

@@ -65,6 +65,7 @@ type cli struct {
 	Restore      restoreCmd      `cmd:"" group:"upkeep" help:"Take back that an asset was deleted or archived." example:"restore 0f1e2d3c4b5a69788796a5b4c3d2e1f0; restore 12"`
 	Deletions    deletionsCmd    `cmd:"" group:"upkeep" help:"List what was deleted, and what came back (*: by its check-in)." example:"deletions; deletions --json"`
 	Archive      archiveCmd      `cmd:"" group:"upkeep" help:"Take assets out of the list that have long been silent." example:"archive --older-than 180 --dry-run; archive --older-than 180"`
+	Relays       relaysCmd       `cmd:"" group:"pcs" help:"List the relays: route, last contact, backlog." example:"relays; relays --json"`
 	Sysconfig    sysconfigCmd    `cmd:"" group:"files" help:"System configuration information file: export, import." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
 	Backup       backupCmd       `cmd:"" group:"run" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar; backup samehost.tar --config /var/lib/samehost/manager.toml"`
 }

@@ -75,8 +75,8 @@ func Serve(ctx context.Context, o Options) error {
 		return listenError(o.Listen, err)
 	}
 	srv := &http.Server{
-		Handler:           handler(reg, o),
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certs.get},
+		Handler:           withRelays(ctx, handler(reg, o), reg, certs, o.Log),
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certs.get, ClientAuth: tls.RequestClientCert}, // relays show one
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
