@@ -1,9 +1,7 @@
 package registry
 
 import (
-	"context"
 	"database/sql"
-	"errors"
 	"time"
 
 	"samehost/internal/checkin"
@@ -11,55 +9,18 @@ import (
 	"samehost/internal/hostid"
 )
 
-// CheckIn implements checkin.HigherSystem. The report, every decision about it and the signed reply are durable
-// when it returns; the same report again is answered with the same reply, to the byte. It fails with a
-// checkin.Refusal, with ErrTooMuch, or with an error of the database, after which nothing of the report is kept.
-func (r *Registry) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin.Reply, error) {
-	if r.key == nil {
-		return checkin.Reply{}, errors.New("the registry was opened without the manager's key")
-	}
-	v, err := checkin.Verify(s)
-	if err != nil {
-		return checkin.Reply{}, err
-	}
-	if v.Report.Audience != r.audience {
-		return checkin.Reply{}, &checkin.Refusal{Code: checkin.WrongAudience,
-			Detail: "the report is made for another manager; give this client an enrolment token of this one"}
-	}
-	var reply checkin.Reply
-	err = r.write(ctx, func(t *transaction) error {
-		var list string
-		var raw sql.NullString
-		_, err := t.get(`SELECT l.digest, r.reply FROM placeholder_list l LEFT JOIN reports r ON r.digest = $1`,
-			[]any{v.Digest.String()}, []any{&list, &raw})
-		switch {
-		case err != nil:
-		case raw.String != "":
-			reply, err = checkin.VerifyReply(raw.String, r.audience, v.Digest)
-		case raw.Valid: // trimmed: it was accepted long ago, and that is all there is to say
-			reply, err = checkin.SignReply(t.reply(v), r.key)
-		default:
-			if err = t.usePlaceholders(list); err == nil {
-				reply, err = t.accept(s, v)
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return checkin.Reply{}, err
-	}
-	return reply, nil
-}
-
 func (t *transaction) reply(v checkin.VerifiedReport) checkin.Reply {
 	return checkin.Reply{
-		Report: v.Digest, Status: checkin.Accepted, HostID: v.Report.HostID, Interval: t.reg.interval, Time: t.now,
+		Report: v.Digest, Status: checkin.Accepted, HostID: v.Report.HostID, Interval: t.interval(), Time: t.now,
 	}
 }
 
 // accept decides about a report that is new.
 func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (checkin.Reply, error) {
 	reply := t.reply(v)
+	if err := t.wake(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = (SELECT asset_id FROM hosts WHERE host_id = $1))`, v.Report.HostID.String()); err != nil {
+		return reply, err
+	}
 	h, proven, err := t.admit(v)
 	if err != nil {
 		return reply, err
@@ -76,7 +37,10 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 		return reply, err
 	}
 	p, err := t.place(s, v, e)
-	if err != nil {
+	if err != nil || p.seen { // accepted long ago, and that is all there is to say
+		return reply, err
+	}
+	if err := t.expand(&v.Report, p.branch.id); err != nil {
 		return reply, err
 	}
 	if err := t.acknowledge(v, p.branch, proven); err != nil {
@@ -126,15 +90,20 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 			return reply, err
 		}
 	}
+	if reply.Settings, err = t.settings(v, p, proven, reply, s.Hops); err != nil {
+		return reply, err
+	}
 	if reply, err = checkin.SignReply(reply, t.reg.key); err != nil {
 		return reply, err
 	}
-	_, err = t.exec(`UPDATE reports SET reply = $1 WHERE digest = $2`, reply.Raw, v.Digest.String())
-	return reply, err
+	if _, err = t.exec(`UPDATE reports SET reply = $1 WHERE digest = $2`, reply.Raw, v.Digest.String()); err != nil || !proven {
+		return reply, err
+	}
+	return reply, t.rest(v, h, e, p, reply)
 }
 
-// fullReport answers a delta, whose base this manager never keeps in a form to build on. It needs no acknowledgement:
-// the reply is given once, and the full report is one.
+// fullReport answers a delta whose base is not the latest full report of its line. It needs no acknowledgement: the
+// reply is given once, and the full report is one.
 func fullReport(r checkin.Report) checkin.Order {
 	return checkin.Order{ID: checkin.NewToken().String(), Kind: checkin.OrderFullReport, HostID: r.HostID, Epoch: r.Epoch, Run: r.Run}
 }
@@ -215,10 +184,10 @@ func (t *transaction) settle(v checkin.VerifiedReport, h host, e epoch, p placem
 		}
 	}
 	former := h.heard
-	if !t.reg.live(former, t.now) {
-		h.since = t.now
+	if h.heard = t.latest(former); !t.reg.live(former, h.heard) {
+		h.since = t.received
 	}
-	h.seen, h.heard, h.last = seenIn(v.Report), t.now, t.now
+	h.seen, h.last, h.route = seenIn(v.Report), t.latest(h.last), t.route
 	if err := t.saveHost(h); err != nil {
 		return board, err
 	}
@@ -237,8 +206,17 @@ func (t *transaction) settle(v checkin.VerifiedReport, h host, e epoch, p placem
 
 // checkedIn notes that the host was heard, and nothing else of it.
 func (t *transaction) checkedIn(h host) error {
-	_, err := t.exec(`UPDATE hosts SET last_checkin = $1 WHERE host_id = $2`, millis(t.now), h.id.String())
+	_, err := t.exec(`UPDATE hosts SET last_checkin = $1 WHERE host_id = $2`, millis(t.latest(h.last)), h.id.String())
 	return err
+}
+
+// latest is when something was heard last: before, or by this report, which may have been long on its way. A time that
+// is later than now was taken before the manager's clock was set back.
+func (t *transaction) latest(before time.Time) time.Time {
+	if before.After(t.received) && !before.After(t.now) {
+		return before
+	}
+	return t.received
 }
 
 // keeperChanged tells what the report did to who keeps the asset, where it has several hosts.
@@ -274,7 +252,7 @@ func (t *transaction) ownDisk(v checkin.VerifiedReport, h host, e epoch, b branc
 	}
 	return t.get(`SELECT 1 FROM intervals i WHERE i.branch_id = $1 AND i.run = $2 AND i.began <= $3 AND NOT EXISTS
 		(SELECT 1 FROM branches b JOIN epochs e ON e.id = b.epoch_id WHERE e.host_id = $4 AND e.proven AND b.id <> $1 AND b.last_received > i.began) LIMIT 1`,
-		[]any{b.id, v.Report.Run.String(), millis(t.now.Add(-liveIntervals * t.reg.interval)), h.id.String()}, []any{new(int)})
+		[]any{b.id, v.Report.Run.String(), millis(t.now.Add(-t.reg.silence())), h.id.String()}, []any{new(int)})
 }
 
 // keeps reports whether the branch keeps the host from now on, and records when that changes. A branch that was
@@ -435,5 +413,5 @@ func idText(id hostid.ID) string {
 // live reports whether a host heard at that time still counts as live.
 func (r *Registry) live(last, now time.Time) bool {
 	silent := now.Sub(last)
-	return !last.IsZero() && silent < liveIntervals*r.interval && silent >= -slack // later than now: the clock was set back
+	return !last.IsZero() && silent < r.silence() && silent >= -slack // later than now: the clock was set back
 }

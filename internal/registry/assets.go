@@ -73,7 +73,7 @@ type AssetDetail struct {
 }
 
 // One row per host of every asset that has hosts; rows of an asset follow each other.
-const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host, a.seen_at,
+const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host, COALESCE(q.received, a.seen_at), COALESCE(q.clock, ''),
 	COALESCE(w.last_received, 0) >= COALESCE(k.last_received, 1) AND a.waiting IS NOT NULL,
 	(SELECT COUNT(*) FROM conflicts c WHERE c.asset_id = a.id AND c.closed IS NULL),
 	h.host_id, h.enrolled, h.replaced_by, h.copy_of, h.token_id, h.last_checkin,
@@ -81,7 +81,7 @@ const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host, a.se
 	(SELECT COUNT(*) FROM epochs e WHERE e.host_id = h.host_id AND e.proven),
 	(SELECT COUNT(*) FROM epochs e JOIN branches b ON b.epoch_id = e.id WHERE e.host_id = h.host_id AND e.proven),
 	COALESCE(h.deleted, 0), COALESCE(h.archived, 0), COALESCE(h.retired, 0), COALESCE(h.succeeded, 0)
-	FROM assets a JOIN hosts h ON h.asset_id = a.id
+	FROM assets a JOIN hosts_now h ON h.asset_id = a.id LEFT JOIN resting q ON q.host_id = a.seen_host
 	LEFT JOIN branches k ON k.id = a.keeper LEFT JOIN branches w ON w.id = a.waiting `
 
 type assetRow struct {
@@ -96,10 +96,10 @@ type assetRow struct {
 
 func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 	var created int64
-	var factsText, seenText, seenHost, host string
+	var factsText, seenText, seenHost, clock, host string
 	var seenAt, enrolled, last sql.NullInt64
 	var replacedBy, copyOf, token sql.NullString
-	err = scan(&r.id, &created, &factsText, &seenText, &seenHost, &seenAt, &r.pending, &r.conflicts,
+	err = scan(&r.id, &created, &factsText, &seenText, &seenHost, &seenAt, &clock, &r.pending, &r.conflicts,
 		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Blocked, &r.host.Epochs, &r.host.Branches,
 		&r.marks.deleted, &r.marks.archived, &r.marks.retired, &r.marks.succeeded)
 	if err != nil {
@@ -113,7 +113,11 @@ func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 		return r, err
 	}
 	r.a.id, r.a.seenAt = r.id, fromNullTime(seenAt)
-	return r, r.a.decode(factsText, seenText, seenHost)
+	err = r.a.decode(factsText, seenText, seenHost)
+	if clock != "" {
+		r.a.seen.Time = clock
+	}
+	return r, err
 }
 
 func (r *Registry) details(rows []assetRow, attempts map[int64]lastAttempt, inForce map[int64]Maintenance) []AssetDetail {

@@ -62,6 +62,9 @@ func (t *transaction) openConflict(c conflict) (o openedConflict, err error) {
 		}
 	}
 	for _, line := range c.lines {
+		if err := t.wake(`branch_id = $1`, line); err != nil {
+			return o, err
+		}
 		if err := t.addLine(&o, c, line); err != nil {
 			return o, err
 		}
@@ -121,7 +124,7 @@ func (t *transaction) settleLine(conflictID, line int64) error {
 		// is in conflict again.
 		_, err := t.get(`SELECT COUNT(*), COALESCE(SUM(CASE WHEN b.last_received <= $1 AND c.resolution IS NOT NULL THEN 1 ELSE 0 END), 0)
 			FROM conflict_lines l JOIN branches b ON b.id = l.branch_id JOIN conflicts c ON c.id = l.conflict_id
-			WHERE l.conflict_id = $2 AND l.left_at IS NULL`, []any{millis(t.now.Add(-liveIntervals * t.reg.interval)), o.id}, []any{&left, &silent})
+			WHERE l.conflict_id = $2 AND l.left_at IS NULL`, []any{millis(t.now.Add(-t.reg.silence())), o.id}, []any{&left, &silent})
 		if err != nil {
 			return err
 		}

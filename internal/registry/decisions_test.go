@@ -496,6 +496,8 @@ func TestTablesOfTheReleaseBefore(t *testing.T) {
 	p.checkIn()
 	was := m.asset(p.report.HostID)
 	for _, q := range []string{
+		`DROP VIEW hosts_now`, `DROP VIEW branches_now`, `DROP TABLE resting`, `DROP TABLE trails`, `DROP TABLE rates`, `DROP TABLE pace`,
+		`ALTER TABLE branches DROP COLUMN base`, `ALTER TABLE branches DROP COLUMN words`, `ALTER TABLE hosts DROP COLUMN route`, `ALTER TABLE intervals DROP COLUMN first_at`,
 		`CREATE TABLE conflict_epochs (conflict_id BIGINT NOT NULL, epoch_id BIGINT NOT NULL, PRIMARY KEY (conflict_id, epoch_id))`,
 		`INSERT INTO conflict_epochs SELECT l.conflict_id, b.epoch_id FROM conflict_lines l JOIN branches b ON b.id = l.branch_id`,
 		`DROP TABLE conflict_lines`, `DROP TABLE groupings`, `DROP TABLE kept_apart`, `DROP TABLE orders`, `DROP TABLE demands`, `DROP TABLE blocks`,
@@ -505,7 +507,7 @@ func TestTablesOfTheReleaseBefore(t *testing.T) {
 		`ALTER TABLE hosts DROP COLUMN home`, `ALTER TABLE hosts DROP COLUMN keeper`, `ALTER TABLE hosts DROP COLUMN waiting`, `ALTER TABLE hosts DROP COLUMN facts`,
 		`ALTER TABLE hosts DROP COLUMN seen`, `ALTER TABLE hosts DROP COLUMN heard`, `ALTER TABLE hosts DROP COLUMN since`,
 		`ALTER TABLE assets DROP COLUMN keep_host`, `ALTER TABLE branches DROP COLUMN facts`, `ALTER TABLE tokens DROP COLUMN order_id`,
-		`DELETE FROM goose_db_version WHERE version_id = 4`,
+		`DELETE FROM goose_db_version WHERE version_id IN (4, 7)`,
 	} {
 		if _, err := m.writers.Exec(q); err != nil {
 			t.Fatalf("%s: %v", q, err)

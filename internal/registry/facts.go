@@ -149,7 +149,7 @@ func (t *transaction) sameBoard(v checkin.VerifiedReport, a asset, line branch) 
 		if t.compare(c.facts, facts(v.Report.Facts)) != hostid.SameBoard {
 			continue
 		}
-		known, err := t.get(`SELECT host_id, last_checkin FROM hosts WHERE asset_id = $1 ORDER BY last_checkin IS NULL, last_checkin DESC, host_id LIMIT 1`,
+		known, err := t.get(`SELECT host_id, last_checkin FROM hosts_now WHERE asset_id = $1 ORDER BY last_checkin IS NULL, last_checkin DESC, host_id LIMIT 1`,
 			[]any{id}, []any{&c.host, &c.heard})
 		if err != nil {
 			return err
@@ -218,6 +218,9 @@ func (t *transaction) countTo(shared, asset int64) error {
 	for _, id := range ids {
 		c, err := t.conflictRow(id)
 		if err != nil {
+			return err
+		}
+		if err := t.wakeLines(c.id); err != nil {
 			return err
 		}
 		_, err = t.exec(`INSERT INTO conflict_lines (conflict_id, branch_id) SELECT $1, branch_id FROM conflict_lines WHERE conflict_id = $2 AND left_at IS NULL ON CONFLICT DO NOTHING`,

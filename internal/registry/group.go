@@ -50,16 +50,18 @@ type host struct {
 	enrolled int64
 	last     time.Time // its last check-in, presented or not
 	marks    marks
+	route    string // the relays on the way of its latest report
 }
 
 const hostColumns = `SELECT host_id, asset_id, home, key, proof_key, keeper, waiting, facts, seen, heard, since, COALESCE(enrolled, 0), last_checkin,
-	COALESCE(deleted, 0), COALESCE(archived, 0), COALESCE(retired, 0), COALESCE(succeeded, 0) FROM hosts `
+	COALESCE(deleted, 0), COALESCE(archived, 0), COALESCE(retired, 0), COALESCE(succeeded, 0), route, COALESCE(clock, '') FROM hosts_now `
 
 func scanHost(scan func(...any) error) (h host, err error) {
 	var id, factsText, seenText string
 	var keeper, waiting, heard, since, last sql.NullInt64
+	var clock string
 	err = scan(&id, &h.asset, &h.home, (*[]byte)(&h.key), (*[]byte)(&h.proofKey), &keeper, &waiting, &factsText, &seenText, &heard, &since, &h.enrolled, &last,
-		&h.marks.deleted, &h.marks.archived, &h.marks.retired, &h.marks.succeeded)
+		&h.marks.deleted, &h.marks.archived, &h.marks.retired, &h.marks.succeeded, &h.route, &clock)
 	if err != nil {
 		return h, err
 	}
@@ -69,6 +71,9 @@ func scanHost(scan func(...any) error) (h host, err error) {
 	}
 	if err := decodeText("last report of host ID "+id, seenText, &h.seen); err != nil {
 		return h, err
+	}
+	if clock != "" {
+		h.seen.Time = clock
 	}
 	h.id, err = hostid.ParseID(id)
 	return h, err
@@ -83,8 +88,11 @@ func (t *transaction) host(id hostid.ID) (h host, known bool, err error) {
 }
 
 func (t *transaction) saveHost(h host) error {
-	_, err := t.exec(`UPDATE hosts SET keeper = $1, waiting = $2, facts = $3, seen = $4, heard = $5, since = $6, last_checkin = $7 WHERE host_id = $8`,
-		nullID(h.keeper), nullID(h.waiting), toJSON(h.facts), toJSON(h.seen), nullTime(h.heard), nullTime(h.since), nullTime(h.last), h.id.String())
+	if err := t.wake(`host_id = $1`, h.id.String()); err != nil {
+		return err
+	}
+	_, err := t.exec(`UPDATE hosts SET keeper = $1, waiting = $2, facts = $3, seen = $4, heard = $5, since = $6, last_checkin = $7, route = $8 WHERE host_id = $9`,
+		nullID(h.keeper), nullID(h.waiting), toJSON(h.facts), toJSON(h.seen), nullTime(h.heard), nullTime(h.since), nullTime(h.last), h.route, h.id.String())
 	return err
 }
 
@@ -117,7 +125,7 @@ func (t *transaction) derive(id int64, all []host) asset {
 	})
 	keeps := latest
 	for _, h := range hosts {
-		if latest.heard.Sub(h.heard) < liveIntervals*t.reg.interval &&
+		if latest.heard.Sub(h.heard) < t.reg.silence() &&
 			cmp.Or(h.since.Compare(keeps.since), cmp.Compare(h.home, keeps.home), compareText(h.id, keeps.id)) < 0 {
 			keeps = h
 		}
@@ -239,6 +247,9 @@ func (t *transaction) ungroup(id int64) error {
 
 // move takes hosts from one asset to another and makes both anew.
 func (t *transaction) move(hosts []string, from, to int64) error {
+	if err := errors.Join(t.wakeAsset(from), t.wakeAsset(to)); err != nil {
+		return err
+	}
 	for _, h := range hosts {
 		for _, q := range []string{
 			`UPDATE hosts SET asset_id = $1 WHERE host_id = $2`,

@@ -705,14 +705,16 @@ func TestLineage(t *testing.T) {
 	expect(t, "events", m.kinds(q.report.HostID), []string{"token-used", "enrolled-copy"})
 }
 
-// A delta says too little to show: the manager asks for a full report.
+// A delta on another report than the latest full one says too little to show: the manager asks for a full report.
 func TestDelta(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
 	p := newPC(m, "alpha")
+	first := p.next()
+	p.send(first)
 	p.checkIn()
 	d := p.clone()
-	d.report, _ = d.report.Delta(d.report.Previous)
+	d.report, _ = d.report.Delta(first.Digest())
 	d.enrol = nil
 	reply := d.checkIn()
 	if len(reply.Orders) != 1 || reply.Orders[0].Kind != "full-report" || reply.Orders[0].Epoch != d.report.Epoch || reply.Orders[0].Run != d.report.Run {

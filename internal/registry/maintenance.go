@@ -435,6 +435,9 @@ func (t *transaction) mark(a maintainedAsset, kind MaintenanceKind, other hostid
 		if h.marks.of(kind) != 0 {
 			continue
 		}
+		if err := t.wake(`host_id = $1`, h.id.String()); err != nil {
+			return m, err
+		}
 		if _, err := t.exec(`UPDATE hosts SET `+kind.column()+` = $1 WHERE host_id = $2`, m.ID, h.id.String()); err != nil {
 			return m, err
 		}
@@ -526,6 +529,9 @@ func (t *transaction) takenFor(id, other hostid.ID, proven bool) error {
 	}
 	h, known, err := t.host(id)
 	if err != nil || !known {
+		return err
+	}
+	if err := t.wake(`$1 = 0 AND host_id IN (SELECT host_id FROM hosts WHERE home IN (`+below+`))`, int64(0), h.home); err != nil {
 		return err
 	}
 	n, err := t.exec(`UPDATE hosts SET succeeded = $1 WHERE succeeded IS NULL AND home IN (`+below+`)

@@ -65,6 +65,9 @@ func scanDemand(scan func(...any) error) (d demand, err error) { return d, d.sca
 
 // demand makes a demand. The line may be under the same one already; then that one is this resolution's from now on.
 func (t *transaction) demand(d demand) error {
+	if err := t.wake(`host_id = $1 OR branch_id = $2`, d.host.String(), d.branch); err != nil {
+		return err
+	}
 	var id int64
 	found, err := t.get(`SELECT id FROM demands WHERE branch_id = $1 AND kind = $2 AND other = $3 AND ended IS NULL`,
 		[]any{d.branch, string(d.kind), idText(d.other)}, []any{&id})

@@ -49,10 +49,16 @@ type interval struct {
 // PC may have been another system's, so nothing is certain before the report itself.
 func (t *transaction) span(v checkin.VerifiedReport, h host, e epoch, p placement) error {
 	run := v.Report.Run.String()
-	received := millis(t.now)
+	received := millis(t.received)
 	origin := received - int64(v.Report.AgeMS)
-	if _, err := t.exec(`UPDATE intervals SET reports = 0 WHERE last > $1 AND reports > 0`, received+slack.Milliseconds()); err != nil {
+	if _, err := t.exec(`UPDATE intervals SET reports = 0 WHERE last > $1 AND reports > 0`, millis(t.now)+slack.Milliseconds()); err != nil {
 		return err
+	}
+	if t.received.Before(t.now) { // it was on its way while others came: what began after it began no earlier
+		if _, err := t.exec(`UPDATE intervals SET began = $1 WHERE epoch_id = $2 AND (run <> $3 OR branch_id <> $4) AND began < $1 AND first_at > $1`,
+			received, e.id, run, p.branch.id); err != nil {
+			return err
+		}
 	}
 	var id int64
 	known, err := t.get(`SELECT id FROM intervals WHERE branch_id = $1 AND run = $2 AND origin BETWEEN $3 AND $4 ORDER BY id DESC LIMIT 1`,
@@ -62,12 +68,13 @@ func (t *transaction) span(v checkin.VerifiedReport, h host, e epoch, p placemen
 	}
 	if known {
 		// The origin follows the client's drift: only a leap begins another interval.
-		_, err = t.exec(`UPDATE intervals SET origin = $1, last = $2, reports = reports + 1 WHERE id = $3`, origin, received, id)
-	} else {
+		_, err = t.exec(`UPDATE intervals SET origin = $1, last = CASE WHEN last < $2 OR last > $3 THEN $2 ELSE last END, reports = reports + 1 WHERE id = $4`,
+			origin, received, millis(t.now), id)
+	} else if !t.uncertain { // else nobody knows when it was
 		var cut int64
 		_, err = t.get(`SELECT COALESCE(MAX(received), $1) FROM reports
-			WHERE epoch_id = $2 AND received > $1 AND (run <> $3 OR branch_id <> $4)`,
-			[]any{origin, e.id, run, p.branch.id}, []any{&cut})
+			WHERE epoch_id = $2 AND received > $1 AND received <= $5 AND (run <> $3 OR branch_id <> $4)`,
+			[]any{origin, e.id, run, p.branch.id, received}, []any{&cut})
 		if err != nil {
 			return err
 		}
@@ -80,11 +87,11 @@ func (t *transaction) span(v checkin.VerifiedReport, h host, e epoch, p placemen
 		var earlier bool
 		earlier, err = t.get(`SELECT 1 FROM intervals WHERE branch_id = $1 AND run = $2 AND origin < $3 LIMIT 1`,
 			[]any{p.branch.id, run, origin}, []any{new(int)})
-		if cut = max(cut, former); earlier {
+		if cut = max(cut, min(former, received)); earlier {
 			cut = received
 		}
 		if err == nil {
-			_, err = t.insert(`INSERT INTO intervals (epoch_id, branch_id, run, origin, began, last, reports) VALUES ($1, $2, $3, $4, $5, $6, 1)`,
+			_, err = t.insert(`INSERT INTO intervals (epoch_id, branch_id, run, origin, began, last, first_at, reports) VALUES ($1, $2, $3, $4, $5, $6, $6, 1)`,
 				e.id, p.branch.id, run, origin, cut, received)
 		}
 	}

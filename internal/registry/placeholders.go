@@ -29,7 +29,7 @@ func (t *transaction) usePlaceholders(digest string) error {
 		known = &placeholderList{list.Digest(), list}
 		t.reg.marks.Store(known)
 	}
-	t.placeholders = known.list
+	t.placeholders, t.listDigest = known.list, known.list.Digest()
 	return nil
 }
 
@@ -37,9 +37,13 @@ func (t *transaction) usePlaceholders(digest string) error {
 func (r *Registry) decide(ctx context.Context, f func(*transaction) error) error {
 	return r.write(ctx, func(t *transaction) error {
 		var digest string
-		if _, err := t.get(`SELECT digest FROM placeholder_list`, nil, []any{&digest}); err != nil {
+		p := pace{factor: 1}
+		if _, err := t.get(`SELECT l.digest, p.factor, p.longest, p.until, p.generation FROM placeholder_list l CROSS JOIN pace p`, nil,
+			[]any{&digest, &p.factor, &p.longest, &p.until, &p.generation}); err != nil {
 			return err
 		}
+		t.pace = p
+		r.paced.Store(&p)
 		if err := t.usePlaceholders(digest); err != nil {
 			return err
 		}
@@ -182,9 +186,9 @@ func (r *Registry) SuggestPlaceholders(ctx context.Context) ([]Suggestion, error
 		err = scan(&fact, &s.Value, &s.Assets)
 		s.Kind = placeholderKind(fact)
 		return s, err
-	}, `SELECT MIN(fact), value, COUNT(DISTINCT b.asset_id) AS n FROM board_facts b WHERE b.asset_id IN (SELECT asset_id FROM hosts WHERE last_checkin > $1)
+	}, `SELECT MIN(fact), value, COUNT(DISTINCT b.asset_id) AS n FROM board_facts b WHERE b.asset_id IN (SELECT asset_id FROM hosts_now WHERE last_checkin > $1)
 		GROUP BY CASE fact WHEN 'system_uuid' THEN 1 WHEN 'onboard_mac' THEN 2 ELSE 3 END, value HAVING COUNT(DISTINCT b.asset_id) >= $2 ORDER BY n DESC, value LIMIT 100`,
-		millis(now.Add(-liveIntervals*r.interval)), suggestFrom)
+		millis(now.Add(-r.silence())), suggestFrom)
 }
 
 // placeholderKind is the kind of placeholder that a fact's values are.

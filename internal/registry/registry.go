@@ -58,6 +58,10 @@ type Registry struct {
 	interval time.Duration
 	now      func() time.Time
 	marks    atomic.Pointer[placeholderList] // as last read
+	paced    atomic.Pointer[pace]            // as last read
+
+	lanes []lane // of check-ins; the reports of a host keep to one
+	busy  busyness
 
 	posted, progressed bell // work for relays, and what they said of it
 }
@@ -73,6 +77,7 @@ type database struct {
 	migrations string // their folder
 	checkOwner func(context.Context, *sql.DB) error
 
+	side       int // lanes of check-ins side by side; 0: one
 	isolation  sql.IsolationLevel
 	within     func(context.Context) context.Context // for the statements of a transaction that began under that context
 	first      string                                // begins every writing transaction, so that what it reads is never older than its moment; "" where BEGIN does that
@@ -121,7 +126,7 @@ func openSQLite(ctx context.Context, path string, o Options) (*Registry, error) 
 
 // open takes over d, also when it fails.
 func open(ctx context.Context, d *database, o Options) (*Registry, error) {
-	r := &Registry{database: d, key: o.Key, interval: o.Interval, now: o.Now}
+	r := &Registry{database: d, key: o.Key, interval: o.Interval, now: o.Now, lanes: make([]lane, max(d.side, 1))}
 	if r.interval == 0 {
 		r.interval = DefaultInterval
 	}
@@ -192,7 +197,15 @@ type transaction struct {
 	reg *Registry
 	now time.Time
 
-	placeholders hardware.Placeholders // the manager's own, beside those that are built in (decide, CheckIn)
+	placeholders hardware.Placeholders // the manager's own, beside those that are built in (decide)
+	listDigest   string                // that they are named by
+	pace         pace
+
+	// Of the report that is decided about: its receipt by the first that took it, whether that is known for sure only if other
+	// reports agree, and the relays on its way.
+	received  time.Time
+	uncertain bool
+	route     string
 
 	conflictsChanged bool // a conflict was opened or closed
 }

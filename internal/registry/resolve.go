@@ -412,6 +412,9 @@ func (p plan) blockKey(lines []int64) error {
 		if _, err := p.get(`SELECT e.host_id, e.key FROM branches b JOIN epochs e ON e.id = b.epoch_id WHERE b.id = $1`, []any{l}, []any{&host, (*[]byte)(&key)}); err != nil {
 			return err
 		}
+		if err := p.wake(`host_id = $1`, host); err != nil {
+			return err
+		}
 		if _, err := p.exec(`INSERT INTO blocks (resolution, host_id, key) VALUES ($1, $2, $3)`, p.id, host, []byte(key)); err != nil {
 			return err
 		}
@@ -422,6 +425,9 @@ func (p plan) blockKey(lines []int64) error {
 func (t *transaction) blockLine(resolution, line int64) error {
 	host, err := t.hostOfLine(line)
 	if err != nil {
+		return err
+	}
+	if err := t.wake(`host_id = $1`, host.String()); err != nil {
 		return err
 	}
 	_, err = t.exec(`INSERT INTO blocks (resolution, host_id, branch_id) VALUES ($1, $2, $3)`, resolution, host.String(), line)
@@ -653,8 +659,16 @@ func (t *transaction) unbind(was reboundHost) error {
 	return err
 }
 
+// wakeLines wakes the hosts whose lines a conflict is about, or was.
+func (t *transaction) wakeLines(conflict int64) error {
+	return t.wake(`branch_id IN (SELECT branch_id FROM conflict_lines WHERE conflict_id = $1)`, conflict)
+}
+
 // reopen asks again what a resolution had answered.
 func (t *transaction) reopen(c conflictRow, resolution int64) error {
+	if err := t.wakeLines(c.id); err != nil {
+		return err
+	}
 	if !c.closed.IsZero() {
 		same, err := t.get(`SELECT 1 FROM conflicts WHERE kind = $1 AND subject = $2 AND closed IS NULL`, []any{c.kind, c.subject}, []any{new(int)})
 		if err != nil || same {

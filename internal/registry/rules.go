@@ -204,8 +204,8 @@ func (t *transaction) judgeSameBoard(c conflictRow) (verb Verb, why string, err 
 	if agree < 2 {
 		return "", "same-board-few", nil
 	}
-	live, err := t.get(`SELECT 1 FROM hosts WHERE asset_id = $1 AND last_checkin > $2 LIMIT 1`,
-		[]any{other.asset, millis(t.now.Add(-liveIntervals * t.reg.interval))}, []any{new(int)})
+	live, err := t.get(`SELECT 1 FROM hosts_now WHERE asset_id = $1 AND last_checkin > $2 LIMIT 1`,
+		[]any{other.asset, millis(t.now.Add(-t.reg.silence()))}, []any{new(int)})
 	if err != nil || live {
 		return "", "same-board-live", err
 	}
@@ -249,8 +249,8 @@ func (t *transaction) judgeOtherBoard(c conflictRow) (verb Verb, why string, err
 			return "", "other-board-known", err
 		}
 	}
-	live, err := t.get(`SELECT 1 FROM branches b JOIN epochs e ON e.id = b.epoch_id WHERE e.host_id = $1 AND e.proven AND b.id <> $2 AND b.last_received > $3 LIMIT 1`,
-		[]any{h.id.String(), line, millis(t.now.Add(-liveIntervals * t.reg.interval))}, []any{new(int)})
+	live, err := t.get(`SELECT 1 FROM branches_now b JOIN epochs e ON e.id = b.epoch_id WHERE e.host_id = $1 AND e.proven AND b.id <> $2 AND b.last_received > $3 LIMIT 1`,
+		[]any{h.id.String(), line, millis(t.now.Add(-t.reg.silence()))}, []any{new(int)})
 	if err != nil || live {
 		return "", "other-board-live", err
 	}

@@ -37,6 +37,7 @@ func (r *Registry) Trim(ctx context.Context) error {
 			WHERE received < $1 AND ` + noTip + ` LIMIT $2)`, keepReport},
 		{`DELETE FROM initializations WHERE id IN (SELECT id FROM initializations WHERE host_id IS NULL AND counted < $1 LIMIT $2)`, keepOpen},
 		{`DELETE FROM intervals WHERE id IN (SELECT id FROM intervals WHERE last < $1 LIMIT $2)`, keepReport},
+		{`DELETE FROM trails WHERE id IN (SELECT id FROM trails WHERE last < $1 LIMIT $2)`, keepReport},
 	} {
 		for more := true; more; {
 			err := r.write(ctx, func(t *transaction) error {

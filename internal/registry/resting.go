@@ -1,0 +1,321 @@
+package registry
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// Nearly every report says that all is as it was an hour ago. A host all of whose reports do is at rest: one narrow row
+// holds what each of them changes, and nothing else is read or written for them. docs/decisions/0035-hosts-at-rest.md.
+//
+// What makes it right: a host comes to rest only where its report has just been decided about in full, and the next one
+// can be answered without deciding anything unless it differs (restingHost.continues). And whatever is about to change
+// anything that such an answer could depend on, wakes it first: its other lines, everything else in its asset, conflicts,
+// orders, blocks, maintenance, an operator. Waking puts the tables into the state in which they would be had every report
+// been decided about in full.
+
+// restingHost is a row of resting.
+type restingHost struct {
+	id       string
+	key      ed25519.PublicKey
+	epoch    string
+	epochID  int64
+	line     int64
+	interval int64
+	run      string
+	said     []byte
+	route    string
+	since    int64
+
+	generation int64
+	tip        string
+	previous   string
+	base       string
+	origin     int64
+	age        int64
+	received   int64
+	answered   int64
+	told       int64 // seconds
+	clock      string
+	reports    int64
+	hour       int64
+	inHour     int64
+	recent     []byte
+}
+
+const (
+	restingColumns = `SELECT host_id, key, epoch, epoch_id, branch_id, interval_id, run, said, route, since, generation, tip, previous, base, origin, age_ms, received, answered, interval_s, clock, reports, hour, in_hour, recent FROM resting `
+
+	// maxRest is how long a host is at rest before one of its reports is decided about in full all the same: whatever was
+	// overlooked is put right within a day, and nothing that is trimmed by age is still in use.
+	maxRest = 24 * time.Hour
+
+	digestKept = 16 // bytes of a digest in recent and trails: nobody finds two reports that agree in them
+	trailBytes = 64 * digestKept
+)
+
+func scanResting(scan func(...any) error) (q restingHost, err error) {
+	return q, scan(&q.id, (*[]byte)(&q.key), &q.epoch, &q.epochID, &q.line, &q.interval, &q.run, &q.said, &q.route, &q.since, &q.generation, &q.tip, &q.previous, &q.base,
+		&q.origin, &q.age, &q.received, &q.answered, &q.told, &q.clock, &q.reports, &q.hour, &q.inHour, &q.recent)
+}
+
+// again reports that this is the report which the host is resting on: its reply went astray.
+func (q *restingHost) again(v *checkin.VerifiedReport) bool { return q.tip == v.Digest.String() }
+
+// lastReply is the reply to the host's latest report, unsigned. It is the same whenever it is made.
+func (q *restingHost) lastReply(v *checkin.VerifiedReport) checkin.Reply {
+	return checkin.Reply{
+		Report: v.Digest, Status: checkin.Accepted, HostID: v.Report.HostID, Interval: time.Duration(q.told) * time.Second, Time: fromMillis(q.answered),
+	}
+}
+
+// continues reports that the report says nothing but that all is as before, and only a while later.
+func (q *restingHost) continues(t *transaction, v *checkin.VerifiedReport, received time.Time, uncertain bool) bool {
+	r := &v.Report
+	at := millis(received)
+	origin := at - int64(r.AgeMS)
+	switch {
+	case q.tip != r.Previous.String(), q.epoch != r.Epoch.String(), q.run != r.Run.String(), !q.key.Equal(v.Key):
+		return false
+	case uncertain, q.generation != t.pace.generation, q.route != t.route:
+		return false
+	case r.Placeholders != t.listDigest, len(r.Observations)+len(r.Replaced)+len(r.Done) > 0, r.Pending:
+		return false
+	case at < q.received, fromMillis(q.received).Add(t.reg.silence()).Compare(received) <= 0, q.received > millis(t.now.Add(slack)):
+		return false // a clock was set back, or the host was silent for long
+	case max(origin-q.origin, q.origin-origin) > slack.Milliseconds(): // the run leapt
+		return false
+	case millis(t.now)-q.since > maxRest.Milliseconds(), millis(t.now) < q.since:
+		return false
+	case r.Base != checkin.Digest{}:
+		return q.base == r.Base.String()
+	}
+	said := r.Describes()
+	return bytes.Equal(q.said, said[:])
+}
+
+// take takes a report that continues.
+func (q *restingHost) take(t *transaction, v *checkin.VerifiedReport, received time.Time, hour int64) {
+	q.previous, q.tip = q.tip, v.Digest.String()
+	if v.Report.Base == (checkin.Digest{}) {
+		q.base = q.tip
+	}
+	q.received, q.answered, q.age = millis(received), millis(t.now), int64(v.Report.AgeMS)
+	q.origin = q.received - q.age
+	q.told = int64(t.interval() / time.Second)
+	q.clock = v.Report.Time
+	q.reports++
+	if q.hour != hour {
+		q.hour, q.inHour = hour, 0
+	}
+	q.inHour++
+	q.recent = append(q.recent, v.Digest[:digestKept]...)
+}
+
+func hourOf(t time.Time) int64 { return t.UnixMilli() / time.Hour.Milliseconds() }
+
+// saveResting writes what take changed.
+func (t *transaction) saveResting(q *restingHost) error {
+	if len(q.recent) >= trailBytes {
+		if err := t.trail(q); err != nil {
+			return err
+		}
+	}
+	_, err := t.exec(`UPDATE resting SET tip = $1, previous = $2, base = $3, origin = $4, age_ms = $5, received = $6, answered = $7, interval_s = $8, clock = $9, reports = $10, hour = $11, in_hour = $12, recent = $13
+		WHERE host_id = $14`, q.tip, q.previous, q.base, q.origin, q.age, q.received, q.answered, q.told, q.clock, q.reports, q.hour, q.inHour, q.recent, q.id)
+	return err
+}
+
+// trail puts the digests of a host's latest reports where they stay.
+func (t *transaction) trail(q *restingHost) error {
+	_, err := t.exec(`INSERT INTO trails (branch_id, last, digests) VALUES ($1, $2, $3)`, q.line, q.received, q.recent)
+	q.recent = []byte{}
+	return err
+}
+
+// rest lets the host of a report come to rest that has just been decided about in full, if the next one of its kind
+// will need no decision.
+func (t *transaction) rest(v checkin.VerifiedReport, h host, e epoch, p placement, reply checkin.Reply) error {
+	r := v.Report
+	plain := len(reply.Orders) == 0 && len(reply.Named) == 0 && reply.Placeholders == "" && !reply.Provisional
+	if !plain || !p.tip || p.branch.missing != "" || p.branch.blocked || len(r.Observations)+len(r.Replaced)+len(r.Done) > 0 || r.Pending || t.uncertain || h.marks != (marks{}) {
+		return nil
+	}
+	h, known, err := t.host(h.id)
+	if err != nil || !known || h.keeper != p.branch.id || h.waiting != 0 || h.last != t.received || h.heard != t.received {
+		return err
+	}
+	a, err := t.asset(h.asset)
+	if err != nil || a.keepHost != h.id || a.seenHost != h.id || a.waiting != 0 {
+		return err
+	}
+	reported := facts(r.Facts)
+	if t.compare(h.facts, reported) == hostid.AnotherBoard || toJSON(t.merged(h.facts, r.Facts)) != toJSON(h.facts) {
+		return nil // there is something to learn yet
+	}
+	var base string
+	if _, err := t.get(`SELECT base FROM branches WHERE id = $1`, []any{p.branch.id}, []any{&base}); err != nil || base == "" {
+		return err
+	}
+	origin := millis(t.received) - int64(r.AgeMS)
+	var interval, began int64
+	certain, err := t.get(`SELECT id, began FROM intervals WHERE branch_id = $1 AND run = $2 AND origin = $3 AND last = $4 AND reports >= 2`,
+		[]any{p.branch.id, r.Run.String(), origin, millis(t.received)}, []any{&interval, &began})
+	if err != nil || !certain {
+		return err
+	}
+	// Nobody else of the asset was heard since the run began: no overlap can come out of it unless somebody else is heard,
+	// who wakes it.
+	others, err := t.get(`SELECT 1 FROM intervals i JOIN epochs e ON e.id = i.epoch_id JOIN hosts h ON h.host_id = e.host_id
+		WHERE h.asset_id = $1 AND i.id <> $2 AND i.branch_id <> $3 AND i.last >= $4 LIMIT 1`, []any{h.asset, interval, p.branch.id, began}, []any{new(int)})
+	if err != nil || others {
+		return err
+	}
+	busy, err := t.get(`SELECT 1 FROM demands WHERE ended IS NULL AND (branch_id = $1 OR host_id = $2) LIMIT 1`, []any{p.branch.id, h.id.String()}, []any{new(int)})
+	if err != nil || busy {
+		return err
+	}
+	said := r.Describes()
+	_, err = t.exec(`INSERT INTO resting (host_id, key, epoch, epoch_id, branch_id, interval_id, run, said, route, since, generation, tip, previous, base, origin, age_ms, received, answered, interval_s, clock, reports, hour, in_hour, recent)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 0, 0, 0, $21)`,
+		h.id.String(), []byte(v.Key), r.Epoch.String(), e.id, p.branch.id, interval, r.Run.String(), said[:], t.route, millis(t.now), t.pace.generation,
+		v.Digest.String(), r.Previous.String(), base, origin, int64(r.AgeMS), millis(t.received), millis(reply.Time), int64(reply.Interval/time.Second), r.Time, []byte{})
+	return err
+}
+
+// wake ends the rest of hosts: which is a condition on resting. The tables say afterwards what they would if every report of
+// theirs had been decided about in full.
+func (t *transaction) wake(which string, args ...any) error {
+	woken, err := collect(t, scanResting, restingColumns+`WHERE `+which+` ORDER BY host_id`, args...)
+	if err != nil {
+		return err
+	}
+	for _, q := range woken {
+		if err := t.wakeHost(&q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wakeAsset wakes whatever rests in an asset.
+func (t *transaction) wakeAsset(id int64) error {
+	return t.wake(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = $1)`, id)
+}
+
+func (t *transaction) wakeHost(q *restingHost) error {
+	if _, err := t.exec(`DELETE FROM resting WHERE host_id = $1`, q.id); err != nil || q.reports == 0 {
+		return err
+	}
+	if err := t.trail(q); err != nil {
+		return err
+	}
+	id, err := hostid.ParseID(q.id)
+	if err != nil {
+		return err
+	}
+	digest, err := hex.DecodeString(q.tip)
+	if err != nil {
+		return fmt.Errorf("host ID %s: tip: %w", q.id, err)
+	}
+	var v checkin.VerifiedReport
+	v.Report.HostID = id
+	copy(v.Digest[:], digest)
+	reply, err := checkin.SignReply(q.lastReply(&v), t.reg.key)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO reports (digest, epoch_id, branch_id, previous, run, age_ms, received, board, jws, reply) VALUES ($1, $2, $3, $4, $5, $6, $7, '', '', $8) ON CONFLICT DO NOTHING`,
+		q.tip, q.epochID, q.line, q.previous, q.run, q.age, q.received, reply.Raw)
+	if err != nil {
+		return err
+	}
+	if _, err := t.exec(`UPDATE branches SET tip = $1, last_received = $2, base = $3 WHERE id = $4`, q.tip, q.received, q.base, q.line); err != nil {
+		return err
+	}
+	if _, err := t.exec(`UPDATE intervals SET origin = $1, last = $2, reports = reports + $3 WHERE id = $4`, q.origin, q.received, q.reports, q.interval); err != nil {
+		return err
+	}
+	if err := t.rate(q.id, true, q.hour, q.inHour); err != nil {
+		return err
+	}
+	h, known, err := t.host(id)
+	if err != nil || !known {
+		return err
+	}
+	h.heard, h.last, h.seen.Time = fromMillis(q.received), fromMillis(q.received), q.clock
+	if err := t.saveHost(h); err != nil {
+		return err
+	}
+	_, _, err = t.regroup(h.asset)
+	return err
+}
+
+// rate counts reports of a host in an hour.
+func (t *transaction) rate(host string, proven bool, hour, reports int64) error {
+	_, err := t.exec(`INSERT INTO rates (host_id, proven, hour, reports) VALUES ($1, $2, $3, $4) ON CONFLICT (host_id, proven) DO UPDATE SET
+		reports = CASE WHEN rates.hour = excluded.hour THEN rates.reports + excluded.reports ELSE excluded.reports END, hour = excluded.hour`, host, proven, hour, reports)
+	return err
+}
+
+// seenInTrail reports whether a report of that epoch was accepted of which nothing but its digest is kept, and on which line.
+func (t *transaction) seenInTrail(epoch int64, d checkin.Digest) (line int64, seen bool, err error) {
+	type chunk struct {
+		line    int64
+		digests []byte
+	}
+	all, err := collect(t, func(scan func(...any) error) (c chunk, err error) { return c, scan(&c.line, &c.digests) },
+		`SELECT t.branch_id, t.digests FROM trails t JOIN branches b ON b.id = t.branch_id WHERE b.epoch_id = $1 ORDER BY t.id DESC`, epoch)
+	if err != nil {
+		return 0, false, err
+	}
+	for _, c := range all {
+		for rest := c.digests; len(rest) >= digestKept; rest = rest[digestKept:] {
+			if bytes.Equal(rest[:digestKept], d[:digestKept]) {
+				return c.line, true, nil
+			}
+		}
+	}
+	return 0, false, nil
+}
+
+// restingOf are the hosts of these IDs that are at rest.
+func (t *transaction) restingOf(ids []string) (map[string]*restingHost, error) {
+	found := make(map[string]*restingHost, len(ids))
+	for len(ids) > 0 {
+		n := min(len(ids), restingAtOnce)
+		args := make([]any, restingAtOnce) // the same text for any number
+		for i := range args {
+			args[i] = ids[min(i, n-1)]
+		}
+		rows, err := collect(t, scanResting, selectResting, args...)
+		if err != nil {
+			return nil, err
+		}
+		for i := range rows {
+			found[rows[i].id] = &rows[i]
+		}
+		ids = ids[n:]
+	}
+	return found, nil
+}
+
+const restingAtOnce = 32
+
+var selectResting = restingColumns + `WHERE host_id IN (` + parameters(restingAtOnce) + `)`
+
+// parameters are $1 to $n.
+func parameters(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprint("$", i+1)
+	}
+	return strings.Join(list, ", ")
+}
