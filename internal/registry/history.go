@@ -122,6 +122,15 @@ var sentences = map[string]struct{ en, ja string }{
 	"administrator-password": {
 		"{who} changed the password of the administrator {name}.",
 		"{who} が管理者 {name} のパスワードを変更しました。"},
+	"run-started": {
+		"{who} started run {run} ({source}): initialize the memory of {targets} PCs.",
+		"{who} が実行 {run} ({source}) を開始しました。{targets} 台の PC のメモリを初期設定します。"},
+	"dry-run-started": {
+		"{who} started run {run} ({source}): see whether the memory of {targets} PCs can be initialized, and change nothing.",
+		"{who} が実行 {run} ({source}) を開始しました。{targets} 台の PC のメモリを初期設定できるかどうかを確認するだけで、変更はしません。"},
+	"run-cancelled": {
+		"{who} called off run {run}: PCs that it has not begun with are left as they are.",
+		"{who} が実行 {run} を取り消しました。開始していない PC には何もしません。"},
 	"sysconfig-imported": {
 		"{user} imported the system configuration information file {file}: {added} hosts are new, {changed} changed, {unchanged} were known.",
 		"{user} がシステム構成情報ファイル {file} を取り込みました。追加 {added} 台、変更 {changed} 台、変更なし {unchanged} 台です。"},

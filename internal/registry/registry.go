@@ -73,6 +73,8 @@ type database struct {
 	readers *sql.DB
 	writers *sql.DB
 
+	postgres string // the DSN that River connects with; "" where it has a file of its own (openQueue)
+
 	dialect    goose.Dialect
 	migrations string // their folder
 	checkOwner func(context.Context, *sql.DB) error

@@ -1,0 +1,696 @@
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/riverdriver/riversqlite"
+	"github.com/riverqueue/river/rivermigrate"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// What has to be done is in our own tables: the parts of runs that have not ended. River says who does it when: each part of
+// a run is one job, and there is one more for it whenever the one before came to nothing, because its process was killed or could
+// not reach the database. A part belongs to the job with its generation; what an older one says counts nothing. So no job
+// is lost if River's tables are, and none is done by two at once.
+const (
+	// lease is how long a part is held without a word from its holder: other managers go on with it then.
+	lease = 20 * time.Second
+	// renewEvery leaves three more tries.
+	renewEvery = 5 * time.Second
+	// lookEvery is how often due parts are looked for: runs begin at commands, too.
+	lookEvery = time.Second
+	// againAfter is when a part is tried again that failed as a whole.
+	againAfter = 5 * time.Second
+	// maxRelayJobs is how many relays work at a time; a job waits for its relay and takes no processor.
+	maxRelayJobs = 1000
+	// jobTimeout is what River's bookkeeping needs: it takes a job for stuck after longer.
+	jobTimeout = 7 * 24 * time.Hour
+)
+
+// RunPart is what of a run goes one way, for whoever does it.
+type RunPart struct {
+	ID         int64
+	Generation int64 // what holds the part has this one
+	Run        int64
+	Relay      hostid.ID // zero: the manager itself
+	Route      string
+	Source     string
+	By         string
+	DryRun     bool
+	Parallel   int
+	Cancelled  bool
+	Handed     int    // how often work was handed over
+	Work       string // handed over and not ended; "" for none
+	Sequence   uint64 // of the progress of that work that was taken last
+	Waiting    time.Time
+	Begun      bool // since it was handed over last
+
+	holder string
+}
+
+// PartTarget is one PC of a part.
+type PartTarget struct {
+	Number  int    `json:"number"`
+	Host    string `json:"host,omitempty"`
+	Address string `json:"address,omitempty"`
+}
+
+// PartResult is what became of one PC of a part.
+type PartResult struct {
+	Number int
+	Initialization
+	Absent bool // it was not there: should it be on another route by now, it is tried there
+}
+
+// Jobs works on the parts of runs.
+type Jobs struct {
+	reg    *Registry
+	holder string
+	log    *slog.Logger
+	queue  queue
+	stop   context.CancelFunc
+	looked sync.WaitGroup
+}
+
+// queue is River on either database.
+type queue struct {
+	start  func(context.Context) error
+	stop   func(context.Context) error
+	insert func(context.Context, partJob, *river.InsertOpts) error
+	close  func() error
+}
+
+// partJob names a part and who holds it.
+type partJob struct {
+	Part       int64 `json:"part"`
+	Generation int64 `json:"generation"`
+}
+
+func (partJob) Kind() string { return "initialize-part" }
+
+const (
+	managerQueue = "manager"
+	relayQueue   = "relays"
+)
+
+// StartJobs works on the parts of runs with work, from now until Close: at a time one of the manager's own, and all of relays.
+// alone says that no other process works on this database: what a killed one held is gone on with at once. work returns nil when
+// the part has ended, or when another holds it; with another error, or where it returns because the context ended, it is called
+// again, here or in another process.
+func (r *Registry) StartJobs(ctx context.Context, alone bool, log *slog.Logger, work func(context.Context, RunPart) error) (*Jobs, error) {
+	j := &Jobs{reg: r, holder: rand.Text(), log: log}
+	workers := river.NewWorkers()
+	river.AddWorker(workers, river.WorkFunc(func(ctx context.Context, job *river.Job[partJob]) error { return j.work(ctx, job.Args, work) }))
+	config := &river.Config{
+		Logger:  slog.New(quieter{log.Handler()}),
+		Workers: workers,
+		Queues:  map[string]river.QueueConfig{managerQueue: {MaxWorkers: 1}, relayQueue: {MaxWorkers: maxRelayJobs}},
+
+		JobTimeout: jobTimeout, RescueStuckJobsAfter: jobTimeout + time.Hour,
+		FetchPollInterval: lookEvery, FetchCooldown: 100 * time.Millisecond,
+		MaxAttempts: 1, // the next generation is the next try
+	}
+	var err error
+	if j.queue, err = r.openQueue(ctx, config); err != nil {
+		return nil, fmt.Errorf("jobs: %w", err)
+	}
+	if alone {
+		err = r.write(ctx, func(t *transaction) error {
+			_, err := t.exec(`UPDATE run_parts SET due = 0 WHERE ended IS NULL AND due > 0`)
+			return err
+		})
+	}
+	if err == nil {
+		err = j.queue.start(context.WithoutCancel(ctx))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("jobs: %w", err), j.queue.close())
+	}
+	looking, stop := context.WithCancel(context.WithoutCancel(ctx))
+	j.stop = stop
+	j.looked.Go(func() { j.look(looking) })
+	return j, nil
+}
+
+// Close ends the work, and lets others go on with it at once.
+func (j *Jobs) Close() error {
+	j.stop()
+	j.looked.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), lease)
+	defer cancel()
+	err := j.queue.stop(ctx)
+	return errors.Join(err, j.reg.releaseParts(ctx, j.holder), j.queue.close())
+}
+
+// look makes jobs of parts that are due, and keeps those that are worked on here.
+func (j *Jobs) look(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		rung := j.reg.progressed.next()
+		due, err := j.reg.dueParts(ctx, j.holder)
+		for _, p := range due {
+			opts := &river.InsertOpts{Queue: managerQueue, MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByArgs: true}}
+			if p.relay {
+				opts.Queue = relayQueue
+			}
+			if err == nil {
+				err = j.queue.insert(ctx, p.partJob, opts)
+			}
+		}
+		text := ""
+		if err != nil && ctx.Err() == nil {
+			text = err.Error()
+		}
+		if text != said && text != "" {
+			j.log.Warn("runs cannot be worked on; tried again every second", "error", text)
+		}
+		said = text
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-rung:
+			select { // progress comes often; nothing is as urgent as that
+			case <-ctx.Done():
+				return
+			case <-time.After(lookEvery / 10):
+			}
+		}
+	}
+}
+
+func (j *Jobs) work(ctx context.Context, job partJob, work func(context.Context, RunPart) error) error {
+	p, err := j.reg.holdPart(ctx, job, j.holder)
+	if err == nil {
+		err = work(ctx, p)
+	}
+	if err == nil || errors.Is(err, ErrHeldByOther) {
+		return nil
+	}
+	if ctx.Err() == nil {
+		j.log.Warn("a part of a run failed; it is tried again", "run", p.Run, "route", p.Route, "error", err)
+		putOff := j.reg.write(ctx, func(t *transaction) error {
+			_, err := t.exec(`UPDATE run_parts SET due = $1, holder = '' WHERE id = $2 AND generation = $3 AND holder = $4 AND ended IS NULL`,
+				millis(t.now.Add(againAfter)), job.Part, job.Generation, j.holder)
+			return err
+		})
+		err = errors.Join(err, putOff)
+	}
+	return river.JobCancel(err)
+}
+
+type duePart struct {
+	partJob
+	relay bool
+}
+
+// dueParts renews what the holder holds, and gives each part that nobody holds its next generation.
+func (r *Registry) dueParts(ctx context.Context, holder string) ([]duePart, error) {
+	now := r.now()
+	some, err := scanAll(ctx, r.readers, func(scan func(...any) error) (n int64, err error) { return n, scan(&n) },
+		`SELECT id FROM run_parts WHERE ended IS NULL AND (due < $1 OR holder = $2 AND due < $3) LIMIT 1`,
+		millis(now), holder, millis(now.Add(lease-renewEvery)))
+	if err != nil || len(some) == 0 {
+		return nil, err
+	}
+	var due []duePart
+	err = r.write(ctx, func(t *transaction) error {
+		if _, err := t.exec(`UPDATE run_parts SET due = $1 WHERE holder = $2 AND ended IS NULL`, millis(t.now.Add(lease)), holder); err != nil {
+			return err
+		}
+		due, err = collect(t, func(scan func(...any) error) (p duePart, err error) { return p, scan(&p.Part, &p.Generation, &p.relay) },
+			`UPDATE run_parts SET generation = generation + 1, due = $1, holder = '' WHERE ended IS NULL AND due < $2 RETURNING id, generation, relay <> ''`,
+			millis(t.now.Add(lease)), millis(t.now))
+		return err
+	})
+	return due, err
+}
+
+func (r *Registry) holdPart(ctx context.Context, job partJob, holder string) (RunPart, error) {
+	err := r.write(ctx, func(t *transaction) error {
+		n, err := t.exec(`UPDATE run_parts SET holder = $1, due = $2 WHERE id = $3 AND generation = $4 AND ended IS NULL AND (holder = '' OR due < $5)`,
+			holder, millis(t.now.Add(lease)), job.Part, job.Generation, millis(t.now))
+		if err == nil && n == 0 {
+			err = ErrHeldByOther
+		}
+		return err
+	})
+	if err != nil {
+		return RunPart{}, err
+	}
+	return r.Part(ctx, RunPart{ID: job.Part, Generation: job.Generation, holder: holder})
+}
+
+func (r *Registry) releaseParts(ctx context.Context, holder string) error {
+	return r.write(ctx, func(t *transaction) error {
+		_, err := t.exec(`UPDATE run_parts SET due = 0, holder = '' WHERE holder = $1 AND ended IS NULL`, holder)
+		return err
+	})
+}
+
+// Part reads a part again; ErrHeldByOther if it has ended or is another's.
+func (r *Registry) Part(ctx context.Context, p RunPart) (RunPart, error) {
+	all, err := scanAll(ctx, r.readers, func(scan func(...any) error) (q RunPart, err error) {
+		var relay string
+		var sequence int64
+		var waiting, begun, cancelled sql.NullInt64
+		err = scan(&q.ID, &q.Generation, &q.Run, &relay, &q.Route, &q.Source, &q.By, &q.DryRun, &q.Parallel, &cancelled, &q.Handed, &q.Work, &sequence, &waiting, &begun)
+		if err != nil {
+			return q, err
+		}
+		if relay != "" {
+			q.Relay, err = hostid.ParseID(relay)
+		}
+		q.holder = p.holder
+		q.Sequence, q.Waiting, q.Begun, q.Cancelled = uint64(sequence), fromNullTime(waiting), begun.Valid && !waiting.Valid, cancelled.Valid
+		return q, err
+	}, `SELECT p.id, p.generation, p.run_id, p.relay, p.route, r.source, r.made_by, r.dry_run, r.parallel, r.cancelled, p.handed, p.work, p.sequence, p.waiting, p.begun
+		FROM run_parts p JOIN runs r ON r.id = p.run_id WHERE p.id = $1 AND p.generation = $2 AND p.holder = $3 AND p.ended IS NULL`, p.ID, p.Generation, p.holder)
+	if err == nil && len(all) == 0 {
+		err = ErrHeldByOther
+	}
+	if err != nil {
+		return RunPart{}, err
+	}
+	return all[0], nil
+}
+
+// OpenTargets returns the PCs of a part that have come to no end, after that number, in order, at most MaxPage.
+func (r *Registry) OpenTargets(ctx context.Context, p RunPart, after int) ([]PartTarget, error) {
+	return scanAll(ctx, r.readers, scanPartTarget,
+		`SELECT number, host, address FROM run_targets WHERE part_id = $1 AND ended IS NULL AND number > $2 ORDER BY number LIMIT $3`, p.ID, after, MaxPage)
+}
+
+func scanPartTarget(scan func(...any) error) (t PartTarget, err error) {
+	return t, scan(&t.Number, &t.Host, &t.Address)
+}
+
+// held runs f in a transaction if the part is the caller's.
+func (r *Registry) held(ctx context.Context, p RunPart, f func(*transaction) error) error {
+	err := r.write(ctx, func(t *transaction) error {
+		n, err := t.exec(`UPDATE run_parts SET due = due WHERE id = $1 AND generation = $2 AND holder = $3 AND ended IS NULL`, p.ID, p.Generation, p.holder)
+		if err == nil && n == 0 {
+			err = ErrHeldByOther
+		}
+		if err == nil {
+			err = f(t)
+		}
+		return err
+	})
+	if err == nil {
+		r.progressed.ring()
+	}
+	return err
+}
+
+// BeginPart notes that work on a part has begun.
+func (r *Registry) BeginPart(ctx context.Context, p RunPart) error {
+	return r.held(ctx, p, func(t *transaction) error {
+		n, err := t.exec(`UPDATE run_parts SET begun = COALESCE(begun, $1), waiting = NULL WHERE id = $2 AND (begun IS NULL OR waiting IS NOT NULL)`, millis(t.now), p.ID)
+		if err == nil && n > 0 {
+			err = t.changed(p.ID)
+		}
+		return err
+	})
+}
+
+// PartResults takes what became of PCs of a part, each once, and ends the part with its last PC. Where they came as
+// progress, sequence is that progress's and done says that it was the last: what it leaves open is handed over again, or ended
+// by the caller. It fails with ErrHeldByOther, and changes nothing, where the part is not the caller's any more.
+func (r *Registry) PartResults(ctx context.Context, p RunPart, sequence uint64, results []PartResult) error {
+	if sequence == 0 && len(results) == 0 {
+		return nil
+	}
+	return r.held(ctx, p, func(t *transaction) error {
+		if sequence > 0 {
+			n, err := t.exec(`UPDATE run_parts SET sequence = $1, begun = COALESCE(begun, $2), waiting = NULL WHERE id = $3 AND sequence < $1`,
+				int64(sequence), millis(t.now), p.ID)
+			if err != nil || n == 0 {
+				return err
+			}
+		}
+		var open int
+		if _, err := t.get(`SELECT COUNT(*) FROM initializations WHERE host_id IS NULL`, nil, []any{&open}); err != nil {
+			return err
+		}
+		for _, result := range results {
+			kept, err := t.partResult(p, result, open < maxOpenAttempts)
+			if err != nil {
+				return err
+			}
+			if kept == attemptOpen {
+				open++
+			}
+		}
+		if err := t.changed(p.ID); err != nil {
+			return err
+		}
+		return t.endPart(p.ID)
+	})
+}
+
+func (t *transaction) partResult(p RunPart, result PartResult, room bool) (taken, error) {
+	var host string
+	var moves int
+	open, err := t.get(`SELECT host_id, moves FROM run_targets WHERE run_id = $1 AND number = $2 AND part_id = $3 AND ended IS NULL`,
+		[]any{p.Run, result.Number, p.ID}, []any{&host, &moves})
+	if err != nil || !open {
+		return attemptKnown, err
+	}
+	if result.Absent && moves < maxMoves && host != "" && !p.Cancelled {
+		relay, err := t.relayOf(host)
+		if err != nil {
+			return attemptKnown, err
+		}
+		if relay != p.Relay {
+			return attemptKnown, t.moveTarget(p.Run, result.Number, relay)
+		}
+	}
+	i := result.Initialization.clipped()
+	i.By, i.Source = clip(p.By, 255), clip(fmt.Sprintf("run %d: %s", p.Run, p.Source), 1024)
+	outcome := OutcomeInitialized
+	switch {
+	case !i.OK:
+		outcome = i.Reason
+	case i.Already:
+		outcome = OutcomeAlready
+	}
+	if _, err := t.exec(`UPDATE run_targets SET ended = $1, outcome = $2, result = $3 WHERE run_id = $4 AND number = $5`,
+		millis(t.now), outcome, toJSON(i), p.Run, result.Number); err != nil {
+		return attemptKnown, err
+	}
+	if p.DryRun || i.Step == "" && !i.OK { // nobody has been at the PC
+		return attemptKnown, nil
+	}
+	return t.initialization(fmt.Sprintf("run %d", p.Run), i, room)
+}
+
+// moveTarget gives a PC of a run to another way.
+func (t *transaction) moveTarget(run int64, number int, relay hostid.ID) error {
+	part, err := t.part(run, relay)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`UPDATE run_targets SET part_id = $1, handed = 0, moves = moves + 1 WHERE run_id = $2 AND number = $3`, part, run, number)
+	return err
+}
+
+// HandOver is the work that a relay is given of its part: the same again until it has ended, the next PCs then. more says
+// that there are PCs to hand over. What is handed over is to be posted (PostWork).
+func (r *Registry) HandOver(ctx context.Context, p RunPart) (id string, made time.Time, targets []PartTarget, err error) {
+	err = r.held(ctx, p, func(t *transaction) error {
+		var waiting sql.NullInt64
+		var handed int
+		if _, err := t.get(`SELECT work, handed, waiting FROM run_parts WHERE id = $1`, []any{p.ID}, []any{&id, &handed, &waiting}); err != nil {
+			return err
+		}
+		made = t.now
+		if id == "" {
+			handed++
+			id = fmt.Sprintf("initialize-%d-%d-%d", p.Run, p.ID, handed)
+			if _, err := t.exec(`UPDATE run_targets SET handed = $1 WHERE run_id = $2 AND part_id = $3 AND ended IS NULL
+				AND number IN (SELECT number FROM run_targets WHERE part_id = $3 AND ended IS NULL ORDER BY number LIMIT $4)`, handed, p.Run, p.ID, handOver); err != nil {
+				return err
+			}
+			if _, err := t.exec(`UPDATE run_parts SET handed = $1, work = $2, sequence = 0, waiting = $3 WHERE id = $4`, handed, id, millis(t.now), p.ID); err != nil {
+				return err
+			}
+			if err := t.changed(p.ID); err != nil {
+				return err
+			}
+		} else if waiting.Valid {
+			made = fromMillis(waiting.Int64)
+		}
+		targets, err = collect(t, scanPartTarget, `SELECT number, host, address FROM run_targets WHERE part_id = $1 AND handed = $2 ORDER BY number`, p.ID, handed)
+		return err
+	})
+	return id, made, targets, err
+}
+
+// TakeBack ends what was handed over, so that the PCs of the part that are open can be handed over anew. The work itself is called
+// off: a relay that has not begun with it does not begin any more.
+func (r *Registry) TakeBack(ctx context.Context, p RunPart) error {
+	return r.held(ctx, p, func(t *transaction) error { return t.callBack(p) })
+}
+
+func (t *transaction) callBack(p RunPart) error {
+	if p.Work != "" {
+		if _, err := t.exec(`UPDATE work SET ended = $1 WHERE id = $2 AND ended IS NULL`, millis(t.now), p.Work); err != nil {
+			return err
+		}
+	}
+	if _, err := t.exec(`UPDATE run_parts SET work = '', sequence = 0 WHERE id = $1`, p.ID); err != nil {
+		return err
+	}
+	_, err := t.exec(`UPDATE run_targets SET handed = 0 WHERE part_id = $1 AND ended IS NULL`, p.ID)
+	return err
+}
+
+// Reroute moves PCs of a part to the way that they are on by now, for as long as its relay has not begun with them; once it has,
+// only where it is no relay any more. moved says how many went: what was handed over is taken back then.
+func (r *Registry) Reroute(ctx context.Context, p RunPart) (moved int, err error) {
+	d, err := r.relays(ctx)
+	if err != nil {
+		return 0, err
+	}
+	_, still := d[p.Relay]
+	if p.Begun && still {
+		return 0, nil
+	}
+	err = r.held(ctx, p, func(t *transaction) error {
+		moved = 0
+		type open struct {
+			number int
+			host   string
+			moves  int
+		}
+		all, err := collect(t, func(scan func(...any) error) (o open, err error) { return o, scan(&o.number, &o.host, &o.moves) },
+			`SELECT number, host_id, moves FROM run_targets WHERE part_id = $1 AND ended IS NULL ORDER BY number`, p.ID)
+		if err != nil {
+			return err
+		}
+		for _, o := range all {
+			relay := p.Relay
+			switch {
+			case o.host != "" && (o.moves < maxMoves || !still):
+				if relay, err = t.relayOf(o.host); err != nil {
+					return err
+				}
+			case !still:
+				way, err := t.wayTo(p.Relay)
+				if err != nil {
+					return err
+				}
+				if relay, err = t.lastInForce(way); err != nil {
+					return err
+				}
+			}
+			if relay == p.Relay {
+				continue
+			}
+			if err := t.moveTarget(p.Run, o.number, relay); err != nil {
+				return err
+			}
+			moved++
+		}
+		if moved == 0 {
+			return nil
+		}
+		if err := t.callBack(p); err != nil {
+			return err
+		}
+		if err := t.changed(p.ID); err != nil {
+			return err
+		}
+		return t.endPart(p.ID)
+	})
+	return moved, err
+}
+
+// relays are those that are in force.
+func (r *Registry) relays(ctx context.Context) (map[hostid.ID]struct{}, error) {
+	texts, err := scanAll(ctx, r.readers, scanText, `SELECT r.host_id FROM relays r JOIN hosts h ON h.host_id = r.host_id WHERE `+relayInForce)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[hostid.ID]struct{}, len(texts))
+	for _, text := range texts {
+		id, err := hostid.ParseID(text)
+		if err != nil {
+			return nil, err
+		}
+		all[id] = struct{}{}
+	}
+	return all, nil
+}
+
+// relayOf is the relay that a PC is done by, by any host ID of it.
+func (t *transaction) relayOf(host string) (hostid.ID, error) {
+	way, err := t.routeOf(host)
+	if err != nil {
+		return hostid.ID{}, err
+	}
+	return t.lastInForce(way)
+}
+
+func (t *transaction) lastInForce(way []hostid.ID) (hostid.ID, error) {
+	for len(way) > 0 {
+		id := way[len(way)-1]
+		err := t.isRelay(id)
+		if err == nil || !errors.Is(err, ErrNotRelay) {
+			return id, err
+		}
+		way = way[:len(way)-1]
+	}
+	return hostid.ID{}, nil
+}
+
+// openQueue opens River beside or in the registry's database, and brings its tables up to date.
+func (r *Registry) openQueue(ctx context.Context, config *river.Config) (queue, error) {
+	if r.postgres != "" {
+		pool, err := pgxpool.New(ctx, r.postgres)
+		if err != nil {
+			return queue{}, errors.New("the database's address cannot be read") // the error may quote a password
+		}
+		q, err := newQueue(ctx, riverpgxv5.New(pool), config, func() error { pool.Close(); return nil })
+		if err != nil {
+			pool.Close()
+		}
+		return q, err
+	}
+	path := jobsFile(r.name)
+	q, err := sqliteQueue(ctx, path, config)
+	if err == nil || ctx.Err() != nil || IsFull(err) {
+		return q, err
+	}
+	// All that it holds is made again from the registry.
+	aside := path + ".damaged"
+	for _, end := range []string{"-wal", "-shm", ""} {
+		if gone := os.Rename(path+end, aside+end); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+			return queue{}, errors.Join(err, gone)
+		}
+	}
+	config.Logger.Warn("the queue of jobs could not be read and is made anew", "set aside as", aside, "error", err)
+	return sqliteQueue(ctx, path, config)
+}
+
+// jobsFile is where River's tables are on SQLite: in a file of their own, since its transactions would make check-ins wait.
+func jobsFile(database string) string {
+	return strings.TrimSuffix(database, filepath.Ext(database)) + "-jobs.db"
+}
+
+func sqliteQueue(ctx context.Context, path string, config *river.Config) (queue, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return queue{}, err
+	}
+	if err := f.Close(); err != nil {
+		return queue{}, err
+	}
+	db, err := sql.Open("sqlite", strings.Replace(sqliteDSN(path, "immediate"), "_synchronous=FULL", "_synchronous=NORMAL", 1))
+	if err != nil {
+		return queue{}, err
+	}
+	db.SetMaxOpenConns(1) // as River's driver advises
+	q, err := newQueue(ctx, riversqlite.New(db), config, db.Close)
+	if err != nil {
+		db.Close()
+	}
+	return q, err
+}
+
+func newQueue[T any](ctx context.Context, driver riverdriver.Driver[T], config *river.Config, closeIt func() error) (queue, error) {
+	migrator, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		return queue{}, err
+	}
+	const tries = 3 // several managers may begin at once
+	for try := 1; ; try++ {
+		_, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
+		if err == nil {
+			break
+		}
+		if try == tries || ctx.Err() != nil {
+			return queue{}, fmt.Errorf("bring the queue's tables up to date: %w", err)
+		}
+	}
+	client, err := river.NewClient(driver, config)
+	if err != nil {
+		return queue{}, err
+	}
+	return queue{
+		start: client.Start,
+		stop:  client.StopAndCancel,
+		insert: func(ctx context.Context, job partJob, opts *river.InsertOpts) error {
+			_, err := client.Insert(ctx, job, opts)
+			return err
+		},
+		close: closeIt,
+	}, nil
+}
+
+// quieter lets through what an administrator can use: River tells much at level Info.
+type quieter struct{ slog.Handler }
+
+func (q quieter) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)
+}
+func (q quieter) WithAttrs(a []slog.Attr) slog.Handler { return quieter{q.Handler.WithAttrs(a)} }
+func (q quieter) WithGroup(n string) slog.Handler      { return quieter{q.Handler.WithGroup(n)} }
+
+// routes are the relays between the manager and each asset, the manager's own first, by asset.
+func (r *Registry) routes(ctx context.Context) (map[int64][]hostid.ID, error) {
+	return map[int64][]hostid.ID{}, nil
+}
+
+// routeOf are the relays between the manager and the asset of a host ID, the manager's own first; none where it reports to the
+// manager itself.
+func (t *transaction) routeOf(host string) ([]hostid.ID, error) { return nil, nil }
+
+// InitializeKind is the kind of work (checkin.Work) that has a relay initialize PCs.
+const InitializeKind = "initialize"
+
+// RunWork is what the body of such work holds.
+type RunWork struct {
+	Run      int64        `json:"run"`
+	DryRun   bool         `json:"dry_run"`
+	Parallel int          `json:"parallel"`
+	Targets  []PartTarget `json:"targets"`
+}
+
+// PostPart hands a relay its part, or what of it is next, and returns the part as it is then.
+func (r *Registry) PostPart(ctx context.Context, p RunPart) (RunPart, error) {
+	id, made, targets, err := r.HandOver(ctx, p)
+	if err != nil {
+		return p, err
+	}
+	body, err := json.Marshal(RunWork{Run: p.Run, DryRun: p.DryRun, Parallel: p.Parallel, Targets: targets})
+	if err != nil {
+		return p, err
+	}
+	if err := r.PostWork(ctx, checkin.Work{ID: id, To: p.Relay, Kind: InitializeKind, Made: made, Body: body}); err != nil {
+		return p, err
+	}
+	return r.Part(ctx, p)
+}

@@ -1,0 +1,284 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"samehost/internal/hostid"
+	"samehost/internal/sysconfig"
+)
+
+func (m *manager) run(q RunRequest) int64 {
+	m.t.Helper()
+	if q.By == "" {
+		q.By = "alice"
+	}
+	id, again, _, err := m.NewRun(m.t.Context(), q)
+	must(m.t, err)
+	expect(m.t, "begun before", again, false)
+	return id
+}
+
+func (m *manager) runState(id int64) RunState {
+	m.t.Helper()
+	s, err := m.Run(m.t.Context(), id)
+	must(m.t, err)
+	return s
+}
+
+// targets are the PCs of a run as "NAME ADDRESS ROUTE OUTCOME".
+func (m *manager) targets(id int64) (list []string) {
+	m.t.Helper()
+	page, next, err := m.RunTargets(m.t.Context(), id, "", 0, 100)
+	must(m.t, err)
+	expect(m.t, "next page", next, 0)
+	for _, p := range page {
+		list = append(list, fmt.Sprintf("%s %s %s %s", p.Host, p.Address, p.Route, p.Outcome))
+	}
+	return list
+}
+
+// parts holds what is due, as a process with that name.
+func (m *manager) parts(holder string) (list []RunPart) {
+	m.t.Helper()
+	due, err := m.dueParts(m.t.Context(), holder)
+	must(m.t, err)
+	for _, d := range due {
+		p, err := m.holdPart(m.t.Context(), d.partJob, holder)
+		must(m.t, err)
+		list = append(list, p)
+	}
+	return list
+}
+
+func entry(address, name, root string) sysconfig.Entry {
+	return sysconfig.Entry{Address: netip.MustParseAddr(address), Name: name, Type: sysconfig.Client, Root: root}
+}
+
+// result is what became of a PC.
+func (m *manager) result(number int, host, reason string) PartResult {
+	m.pass(time.Second)
+	i := Initialization{Host: host, Address: "192.0.2.1", Finished: m.clock(), OK: reason == "", Reason: reason}
+	if reason == "" {
+		i.Done = []string{"allocation-added"}
+	} else {
+		i.Step = "initialize"
+	}
+	return PartResult{Number: number, Initialization: i}
+}
+
+func TestWhichPCsARunIsFor(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	alpha, beta, gamma := newPC(m, "alpha"), newPC(m, "beta"), newPC(m, "gamma")
+	beta.report.Names.FQDN = "beta.example.com"
+	alpha.says(hostid.NotInitialized)
+	for _, p := range []*pc{alpha, beta, gamma} {
+		p.checkIn()
+	}
+	j := newJournal(m, "one")
+	j.take(m.failed("delta", ""), m.failed("gamma", gamma.report.Facts.SystemUUID))
+
+	id := m.run(RunRequest{NotInitialized: true, Source: "all"})
+	expect(t, "not initialized", m.targets(id), []string{`alpha 192.0.2.7 \ `, `delta 192.0.2.1 \ `})
+	must(t, m.CancelRun(t.Context(), id, "bob"))
+	s := m.runState(id)
+	expect(t, "called off by", s.CancelledBy, "bob")
+	for _, p := range m.parts("x") {
+		expect(t, "part called off", p.Cancelled, true)
+		must(t, m.PartResults(t.Context(), p, 0, []PartResult{m.result(1, "alpha", "cancelled"), m.result(2, "delta", "cancelled")}))
+	}
+	if err := m.CancelRun(t.Context(), id, "bob"); !errors.Is(err, ErrRunEnded) {
+		t.Errorf("a run that ended is called off: %v", err)
+	}
+
+	id = m.run(RunRequest{Hosts: []string{"BETA", beta.report.HostID.String(), "beta.example.com.", "192.0.2.9", "epsilon", "delta"}, Source: "list"})
+	expect(t, "list", m.targets(id), []string{`beta.example.com 192.0.2.7 \ `, ` 192.0.2.9 \ `, `epsilon  \ `, `delta 192.0.2.1 \ `})
+	if _, _, _, err := m.NewRun(t.Context(), RunRequest{Hosts: []string{hostid.NewID().String()}}); !errors.Is(err, ErrUnknown) {
+		t.Errorf("unknown host ID: %v", err)
+	}
+
+	file := []sysconfig.Entry{entry("192.0.2.20", "gamma", `\`), entry("192.0.2.21", "new", `\`), entry("192.0.2.22", "NEW", `\`), entry("192.0.2.23", "far", `\nowhere`), {Address: netip.MustParseAddr("192.0.2.1"), Name: "mgr", Type: sysconfig.Manager}}
+	q := RunRequest{Entries: file, Source: "NETM.NDD", RetryFailed: false, By: "alice"}
+	id, _, remarks, err := m.NewRun(t.Context(), q)
+	must(t, err)
+	expect(t, "file", m.targets(id), []string{`gamma 192.0.2.7 \ `, `new 192.0.2.21 \ `, `far 192.0.2.23 \ `})
+	expect(t, "remarks", remarks, []string{`far: ROOT names nowhere, which is no relay system of this manager; the manager does this PC`})
+
+	q.RetryFailed = true
+	again := m.run(q)
+	expect(t, "failed ones of the file, still under way", m.targets(again), []string{`gamma 192.0.2.7 \ under-way`})
+	s = m.runState(again)
+	if s.Ended == nil || s.Done != 1 || s.Reasons[OutcomeUnderWay] != 1 {
+		t.Errorf("a run with nothing to do: %+v", s)
+	}
+	page, _, err := m.RunTargets(t.Context(), again, OutcomeUnderWay, 0, 10)
+	must(t, err)
+	expect(t, "which run", page[0].Result.Detail, fmt.Sprintf("run %d", id))
+	q.Entries = file[1:2]
+	if _, _, _, err := m.NewRun(t.Context(), q); !errors.Is(err, ErrNoTargets) {
+		t.Errorf("nothing failed: %v", err)
+	}
+}
+
+func TestOneRequestIsOneRun(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	q := RunRequest{Hosts: []string{"alpha"}, Source: "list", Key: "k", By: "alice"}
+	first, again, _, err := m.NewRun(t.Context(), q)
+	must(t, err)
+	expect(t, "again", again, false)
+	second, again, _, err := m.NewRun(t.Context(), q)
+	must(t, err)
+	expect(t, "again", again, true)
+	expect(t, "run", second, first)
+	other := q
+	other.Hosts = []string{"beta"}
+	if _, _, _, err := m.NewRun(t.Context(), other); !errors.Is(err, ErrOtherRequest) {
+		t.Errorf("another request under the same key: %v", err)
+	}
+	other.By = "bob" // whose key it is not
+	if id := m.run(other); id == first {
+		t.Error("another administrator's run is the first one's")
+	}
+	var wait sync.WaitGroup
+	ids := make([]int64, 8)
+	q.Key, q.Hosts = "at once", []string{"gamma"}
+	for i := range ids {
+		wait.Go(func() {
+			id, _, _, err := m.again(t).NewRun(t.Context(), q)
+			if err != nil {
+				t.Error(err)
+			}
+			ids[i] = id
+		})
+	}
+	wait.Wait()
+	expect(t, "runs of one request", len(slices.Compact(ids)), 1)
+}
+
+// Each PC is done once, whoever holds its part; what an earlier holder still says counts nothing.
+func TestPartsAndTheirHolders(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	alpha := newPC(m, "alpha")
+	alpha.checkIn()
+	id := m.run(RunRequest{Hosts: []string{"alpha", "beta", "gamma"}, Source: "list"})
+	ctx := t.Context()
+	old := m.parts("one")
+	expect(t, "parts", len(old), 1)
+	expect(t, "parts for others", len(m.parts("two")), 0)
+	s := m.runState(id)
+	expect(t, "state", s.Routes[0].State, "waiting")
+	must(t, m.BeginPart(ctx, old[0]))
+	expect(t, "state", m.runState(id).Routes[0].State, "running")
+	must(t, m.PartResults(ctx, old[0], 0, []PartResult{m.result(2, "beta", "log-on-refused")}))
+	if v := m.runState(id).Version; v <= s.Version {
+		t.Errorf("version %d after %d", v, s.Version)
+	}
+
+	for range 5 {
+		m.pass(lease - time.Second) // held for as long as its holder is there
+		expect(t, "parts for the holder", len(m.parts("one")), 0)
+	}
+	m.pass(lease + time.Second)
+	now := m.parts("two")
+	expect(t, "parts after the lease", len(now), 1)
+	if err := m.PartResults(ctx, old[0], 0, []PartResult{m.result(1, "alpha", "timeout")}); !errors.Is(err, ErrHeldByOther) {
+		t.Errorf("an earlier holder is heard: %v", err)
+	}
+	left, err := m.OpenTargets(ctx, now[0], 0)
+	must(t, err)
+	expect(t, "left", left, []PartTarget{{1, "alpha", "192.0.2.7"}, {3, "gamma", ""}})
+	already := m.result(3, "gamma", "")
+	already.Already, already.Done = true, nil
+	must(t, m.PartResults(ctx, now[0], 0, []PartResult{m.result(1, "alpha", ""), already, m.result(2, "beta", ""), m.result(9, "nobody", "")}))
+	expect(t, "targets", m.targets(id), []string{`alpha 192.0.2.7 \ initialized`, `beta  \ log-on-refused`, `gamma  \ already`})
+	s = m.runState(id)
+	if s.Ended == nil || s.Routes[0].State != "ended" {
+		t.Errorf("the run did not end: %+v", s)
+	}
+	expect(t, "counts", s.RunCounts, RunCounts{Targets: 3, Done: 3, Initialized: 2, Already: 1, Failed: 1, Reasons: map[string]int{"log-on-refused": 1}})
+	expect(t, "hosts", s.Hosts, map[string][]string{"log-on-refused": {"beta"}})
+	expect(t, "parts that are left", len(m.parts("three")), 0)
+
+	// What was done is known of the PCs, as if dcmamtin had done it.
+	expect(t, "alpha's last attempt", m.last(alpha), "name ok")
+	expect(t, "not checked in", m.unmatched(), []string{"beta unknown"})
+	a := m.asset(alpha.report.HostID)
+	expect(t, "who and for what", []string{a.Initialization.By, a.Initialization.Source}, []string{"alice", fmt.Sprintf("run %d: list", id)})
+
+	// A PC is free again once its run is over.
+	id = m.run(RunRequest{Hosts: []string{"alpha"}, Source: "list", DryRun: true})
+	p := m.parts("one")[0]
+	expect(t, "dry", p.DryRun, true)
+	failed := m.result(1, "alpha", "timeout")
+	must(t, m.PartResults(ctx, p, 0, []PartResult{failed}))
+	expect(t, "a dry run is no attempt", m.last(alpha), "name ok")
+	events, err := m.History(ctx)
+	must(t, err)
+	var told []string
+	for _, e := range events {
+		if e.Kind == "run-started" || e.Kind == "dry-run-started" {
+			told = append(told, e.Sentence(English))
+		}
+	}
+	expect(t, "history", told, []string{"alice started run 1 (list): initialize the memory of 3 PCs.", "alice started run 2 (list): see whether the memory of 1 PCs can be initialized, and change nothing."})
+}
+
+// A job is done by one of those that work, and is done again, by whoever is there, when one is gone.
+func TestJobs(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	real := func() *Registry { // time passes: the lease has to end by itself
+		reg, err := Open(t.Context(), m.dsn, Options{Key: m.key})
+		must(t, err)
+		t.Cleanup(func() { reg.Close() })
+		return reg
+	}
+	reg := real()
+	log := slog.New(slog.DiscardHandler)
+	begun, ended := make(chan RunPart, 10), make(chan RunPart, 10)
+	jobs, err := reg.StartJobs(t.Context(), true, log, func(ctx context.Context, p RunPart) error {
+		begun <- p
+		<-ctx.Done()
+		ended <- p
+		return ctx.Err()
+	})
+	must(t, err)
+	id := m.run(RunRequest{Hosts: []string{"alpha"}, Source: "list"}) // as a command does it: in another process
+	first := <-begun
+	expect(t, "run", first.Run, id)
+	must(t, jobs.Close())
+	<-ended
+
+	// Another process goes on at once with what the first gave back, and with what fails after a while.
+	other := real()
+	fails := 1
+	jobs, err = other.StartJobs(t.Context(), true, log, func(ctx context.Context, p RunPart) error {
+		begun <- p
+		if fails--; fails >= 0 {
+			return errors.New("no luck")
+		}
+		if err := other.PartResults(ctx, p, 0, []PartResult{{Number: 1, Initialization: Initialization{Host: "alpha", OK: true, Finished: time.Now()}}}); err != nil {
+			return err
+		}
+		ended <- p
+		return nil
+	})
+	must(t, err)
+	defer jobs.Close()
+	second, third := <-begun, <-begun
+	<-ended
+	if !(first.Generation <= second.Generation && second.Generation < third.Generation) {
+		t.Errorf("generations %d, %d, %d", first.Generation, second.Generation, third.Generation)
+	}
+	expect(t, "targets", m.targets(id), []string{`alpha  \ initialized`})
+}
