@@ -4,7 +4,21 @@ import (
 	"context"
 	"database/sql/driver"
 	"strings"
+	"unicode/utf8"
 )
+
+// plainText is what becomes of text on its way into the database, whichever it is: PostgreSQL takes neither U+0000 nor
+// what is not UTF-8, and some functions of SQLite end at the former. What a client said stands in JSON, which has
+// another way to write it; here is the text that is searched for, and whoever searches goes the same way.
+func plainText(v *driver.NamedValue) (err error) {
+	if v.Value, err = driver.DefaultParameterConverter.ConvertValue(v.Value); err != nil {
+		return err
+	}
+	if s, ok := v.Value.(string); ok && (strings.Contains(s, "\x00") || !utf8.ValidString(s)) {
+		v.Value = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	}
+	return nil
+}
 
 // maxPrepared bounds the statements that one connection keeps compiled. The program has about 300 texts, few of which
 // make up nearly all of its work.
@@ -39,6 +53,9 @@ type preparedConn struct {
 	sqliteConn
 	kept map[string]*preparedStmt // by their text
 }
+
+// CheckNamedValue implements driver.NamedValueChecker.
+func (c *preparedConn) CheckNamedValue(v *driver.NamedValue) error { return plainText(v) }
 
 type preparedStmt struct {
 	driver.Stmt

@@ -92,9 +92,17 @@ var ErrUnknown = errors.New("unknown")
 //go:embed migrations
 var migrations embed.FS
 
-// Create makes the database that dsn names, which must not exist yet, and opens it. The file is readable by its
-// owner only.
+// Create makes the tables in the database that dsn names, and opens it. A SQLite file must not exist yet, and becomes
+// readable by its owner only; a PostgreSQL database must be there, and empty.
 func Create(ctx context.Context, dsn string, o Options) (*Registry, error) {
+	if isPostgres(dsn) {
+		return openPostgres(ctx, dsn, o, func(tables int) error {
+			if tables > 0 {
+				return fmt.Errorf("%w: it has tables; make another database, or use this one as it is", fs.ErrExist)
+			}
+			return nil
+		})
+	}
 	path, err := sqlitePath(dsn)
 	if err != nil {
 		return nil, err
@@ -105,9 +113,18 @@ func Create(ctx context.Context, dsn string, o Options) (*Registry, error) {
 	return openSQLite(ctx, path, o)
 }
 
-// Open opens the database that dsn names ("sqlite:" and a full path) and brings its tables up to date. A database
-// that is not there wraps fs.ErrNotExist. The caller closes the Registry.
+// Open opens the database that dsn names ("sqlite:" and a full path, or "postgres://...") and brings its tables up to
+// date. A database that is not there, or a PostgreSQL database without our tables, wraps fs.ErrNotExist. The caller
+// closes the Registry.
 func Open(ctx context.Context, dsn string, o Options) (*Registry, error) {
+	if isPostgres(dsn) {
+		return openPostgres(ctx, dsn, o, func(tables int) error {
+			if tables == 0 {
+				return errNoTables
+			}
+			return nil
+		})
+	}
 	path, err := sqlitePath(dsn)
 	if err != nil {
 		return nil, err
@@ -122,6 +139,26 @@ func openSQLite(ctx context.Context, path string, o Options) (*Registry, error) 
 	d, err := sqliteDatabase(path)
 	if err != nil {
 		return nil, err
+	}
+	return open(ctx, d, o)
+}
+
+// openPostgres asks fits whether a database with so many tables is what is wanted.
+func openPostgres(ctx context.Context, dsn string, o Options, fits func(tables int) error) (*Registry, error) {
+	d, err := postgresDatabase(dsn)
+	if err != nil {
+		return nil, err
+	}
+	check := d.checkOwner
+	d.checkOwner = func(ctx context.Context, db *sql.DB) error {
+		if err := check(ctx, db); err != nil {
+			return err
+		}
+		tables, _, err := postgresTables(ctx, db)
+		if err != nil {
+			return err
+		}
+		return fits(tables)
 	}
 	return open(ctx, d, o)
 }
@@ -165,8 +202,15 @@ func (r *Registry) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(r.dialect, r.writers, sub,
-		goose.WithDisableGlobalRegistry(true), goose.WithAllowOutofOrder(true), goose.WithSlog(slog.New(slog.DiscardHandler)))
+	options := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true), goose.WithAllowOutofOrder(true), goose.WithSlog(slog.New(slog.DiscardHandler))}
+	if r.dialect == goose.DialectPostgres {
+		alone, err := migrationLock()
+		if err != nil {
+			return err
+		}
+		options = append(options, alone)
+	}
+	p, err := goose.NewProvider(r.dialect, r.writers, sub, options...)
 	if err != nil {
 		return err
 	}
@@ -244,11 +288,6 @@ func (r *Registry) writeOnce(ctx context.Context, f func(*transaction) error) er
 		return err
 	}
 	defer tx.Rollback()
-	if r.first != "" {
-		if _, err := tx.ExecContext(ctx, r.first); err != nil {
-			return err
-		}
-	}
 	// The moment is taken inside: whoever writes later has the later time.
 	t := &transaction{Tx: tx, ctx: r.within(ctx), reg: r, now: r.now().UTC().Truncate(time.Millisecond)}
 	if err := f(t); err != nil {
@@ -257,8 +296,24 @@ func (r *Registry) writeOnce(ctx context.Context, f func(*transaction) error) er
 		}
 		return err
 	}
-	return tx.Commit()
+	if err := tx.Commit(); err != nil {
+		if r.isolation == sql.LevelSerializable && connectionLost(err) {
+			return &UncertainError{err}
+		}
+		return err
+	}
+	return nil
 }
+
+// UncertainError says that the connection to the database was lost while it was told to keep what was done: nobody knows
+// whether it did. A report can be sent again; whoever gave a command looks first.
+type UncertainError struct{ Err error }
+
+func (e *UncertainError) Error() string {
+	return "the database went away, and whether this was done is not known: look, and do it again if it was not: " + e.Err.Error()
+}
+
+func (e *UncertainError) Unwrap() error { return e.Err }
 
 // exec runs a statement and returns how many rows it changed.
 func (t *transaction) exec(query string, args ...any) (int64, error) {

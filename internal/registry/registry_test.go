@@ -56,12 +56,16 @@ var testEpoch = time.Date(2026, 4, 1, 9, 0, 0, 0, time.UTC)
 
 func newManager(t testing.TB) *manager {
 	t.Helper()
+	if s, template := ranOn(); s != nil {
+		return newPostgres(t, s, template)
+	}
 	return newSQLite(t)
 }
 
 // newSQLite is for what is about SQLite.
 func newSQLite(t testing.TB) *manager {
 	t.Helper()
+	needsSQLite(t)
 	path := filepath.Join(t.TempDir(), "samehost.db")
 	must(t, os.WriteFile(path, emptyDatabase(), 0o600))
 	return openManager(t, "sqlite:"+path)

@@ -32,7 +32,7 @@ func sqlitePath(dsn string) (string, error) {
 	path, ok := strings.CutPrefix(dsn, "sqlite:")
 	if !ok || path == "" {
 		scheme, _, _ := strings.Cut(dsn, ":") // the rest may hold a password
-		return "", fmt.Errorf("database %q: this build knows sqlite:FILE only", scheme+":")
+		return "", fmt.Errorf("database %q: write sqlite:FILE or postgres://USER@HOST/NAME", scheme+":")
 	}
 	return filepath.Abs(path)
 }
@@ -168,7 +168,7 @@ func resultCode(err error) int {
 // IsFull reports whether an error of the database says that its disk is full.
 func IsFull(err error) bool {
 	code := resultCode(err)
-	return code == sqliteFull || code == sqliteShmSize
+	return code == sqliteFull || code == sqliteShmSize || sqlState(err) == pgDiskFull
 }
 
 // Remedy is what to do about an error that the database gives without saying it; "" where nothing is known.
@@ -185,5 +185,5 @@ func Remedy(err error) string {
 	case code&0xff == sqliteBusy:
 		return "another program holds the database: end it, or wait for it"
 	}
-	return ""
+	return postgresRemedy(err)
 }
