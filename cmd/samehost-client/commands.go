@@ -138,6 +138,8 @@ func (c *installCmd) Run(ctx context.Context, p *program) error {
 		return errShown
 	case !out.CheckedIn:
 		p.say("not checked in yet, it will be tried again: " + out.Error)
+	case !out.Enrolled:
+		p.say(enrolmentPending)
 	}
 	return nil
 }
@@ -202,6 +204,9 @@ func (*checkinCmd) Run(ctx context.Context, p *program) error {
 		return err
 	}
 	lines := []string{fmt.Sprintf("%s %s", out.HostID, out.Reply)}
+	if out.CheckedIn && !out.Enrolled && !p.json {
+		p.say(enrolmentPending)
+	}
 	for _, s := range out.Stores {
 		lines = append(lines, storeLine(s))
 	}
@@ -268,9 +273,19 @@ func statusLines(s agent.Status) []string {
 	lines = append(lines, fmt.Sprintf("higher system: %s", orNone(s.HigherSystem)))
 	last := "never"
 	if s.LastCheckIn != nil {
-		last = fmt.Sprintf("%s (%s)", s.LastCheckIn.Local().Format(time.RFC3339), s.LastReply)
+		last = fmt.Sprintf("%s (%s)", s.LastCheckIn.Local().Format(time.RFC3339), replyWords(s.LastReply))
 	}
 	lines = append(lines, fmt.Sprintf("last check-in: %s", last))
+	if s.LastReply == checkin.Deferred {
+		accepted := "never"
+		if s.LastAccepted != nil {
+			accepted = s.LastAccepted.Local().Format(time.RFC3339)
+		}
+		lines = append(lines, "last accepted: "+accepted)
+		if !s.Enrolled {
+			lines = append(lines, "enrolment:     pending: "+enrolmentPending)
+		}
+	}
 	if s.LastError != "" {
 		lines = append(lines, fmt.Sprintf("last error:    %s", s.LastError))
 	}
@@ -290,6 +305,17 @@ func statusLines(s agent.Status) []string {
 		lines = append(lines, fmt.Sprintf("order done:    %s %s", o.Time.Local().Format(time.RFC3339), orderWords(o.Kind)))
 	}
 	return lines
+}
+
+// enrolmentPending is what a PC is told whose first reports no manager has seen yet.
+const enrolmentPending = "a relay has the report in its keeping, but the manager has not accepted this PC yet; that follows once the relay reaches it"
+
+// replyWords is what became of a report, in plain words.
+func replyWords(status checkin.ReplyStatus) string {
+	if status == checkin.Deferred {
+		return "stored at a relay, not accepted yet"
+	}
+	return string(status)
 }
 
 // conflictWords is the kind of a conflict in plain words.

@@ -50,3 +50,32 @@ func TestStatusLines(t *testing.T) {
 		}
 	}
 }
+
+// What a relay has in its keeping is not accepted, and a PC whose first reports are there is not enrolled.
+func TestStatusBehindARelay(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 23, 1, 2, 3, 0, time.Local)
+	earlier := at.Add(-time.Hour)
+	s := agent.Status{HostID: hostid.ID{0x10}, Origin: hostid.Generated, HigherSystem: "https://relay:8740", LastCheckIn: &at, LastReply: checkin.Deferred}
+	want := []string{
+		"host ID:       10000000000000000000000000000000",
+		"origin:        generated",
+		"higher system: https://relay:8740",
+		"last check-in: " + at.Format(time.RFC3339) + " (stored at a relay, not accepted yet)",
+		"last accepted: never",
+		"enrolment:     pending: a relay has the report in its keeping, but the manager has not accepted this PC yet; that follows once the relay reaches it",
+	}
+	if diff := cmp.Diff(want, statusLines(s)); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+	s.Enrolled, s.LastAccepted = true, &earlier
+	want = append(want[:4], "last accepted: "+earlier.Format(time.RFC3339))
+	if diff := cmp.Diff(want, statusLines(s)); diff != "" {
+		t.Errorf("once enrolled (-want +got):\n%s", diff)
+	}
+	s.LastReply = checkin.Accepted
+	want = append(want[:3], "last check-in: "+at.Format(time.RFC3339)+" (accepted)")
+	if diff := cmp.Diff(want, statusLines(s)); diff != "" {
+		t.Errorf("once accepted (-want +got):\n%s", diff)
+	}
+}

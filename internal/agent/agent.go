@@ -75,6 +75,7 @@ type Outcome struct {
 
 	CheckedIn bool                `json:"checked_in"`      // accepted, or taken into a relay's keeping
 	Reply     checkin.ReplyStatus `json:"reply,omitempty"` // which of the two
+	Enrolled  bool                `json:"enrolled"`        // the manager has accepted a report of this host ID, now or before
 	Refused   bool                `json:"refused"`         // trying again will not help: Error says what will
 	Error     string              `json:"error,omitempty"` // why not checked in, and what to do
 }
@@ -103,7 +104,9 @@ type Agent struct {
 	status Status
 
 	failures int           // check-ins in a row that trying again may mend
+	busy     *checkin.Busy // what the last check-in came to, if that
 	due      time.Duration // on the awake clock: when the next check-in is due
+	woke     bool          // due takes the sleep into account that ended the run
 	hurried  bool          // the last check-in was followed by an early one, to acknowledge an order
 
 	// What was logged last: a fault that lasts is logged once, not every five minutes.
@@ -116,6 +119,8 @@ type Agent struct {
 
 	higher    checkin.HigherSystem
 	higherKey checkin.Fingerprint
+
+	full fullReport // what deltas go by
 
 	lastReply struct { // the manager's clock, for certificates: a PC after repair often has a wrong one
 		sync.Mutex
@@ -183,7 +188,10 @@ func Open(o Options) (_ *Agent, err error) {
 }
 
 // Close lets the next process in. It must not be called while a check-in runs.
-func (a *Agent) Close() error { return a.lock.Unlock() }
+func (a *Agent) Close() error {
+	a.hangUp()
+	return a.lock.Unlock()
+}
 
 // now is the later of this PC's clock and the last reply's: a certificate that had ended by then has ended.
 func (a *Agent) now() time.Time {
@@ -211,6 +219,7 @@ func (a *Agent) CheckIn(ctx context.Context) (Outcome, error) {
 }
 
 func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
+	a.busy = nil
 	if dir, err := os.Stat(a.o.DataDir); err != nil || !os.SameFile(dir, a.dir) {
 		return Outcome{}, fmt.Errorf("%w: %s", ErrGone, a.o.DataDir)
 	}
@@ -245,8 +254,9 @@ func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
 		}
 	}
 	out := outcome(est, unread)
-	out.CheckedIn, out.Reply = err == nil, reply
+	out.CheckedIn, out.Reply, out.Enrolled = err == nil, reply, a.chain.Enrolled
 	if err != nil {
+		errors.As(err, &a.busy)
 		out.Refused = errors.Is(err, checkin.ErrRefused) || errors.Is(err, checkin.ErrUntrusted)
 		out.Error = err.Error()
 	}
@@ -552,6 +562,7 @@ func (a *Agent) connect(manager checkin.Fingerprint) (checkin.HigherSystem, erro
 		if err != nil {
 			return nil, err
 		}
+		a.hangUp()
 		a.higher, a.higherKey = higher, manager
 	}
 	return a.higher, nil
@@ -625,7 +636,11 @@ func advise(r *checkin.Refusal, tokenErr error) error {
 
 // reportNow makes a report durable and delivers it.
 func (a *Agent) reportNow(ctx context.Context, higher checkin.HigherSystem, est hostid.Outcome, facts hardware.Facts, enrol *checkin.EnrolmentToken) (checkin.ReplyStatus, error) {
-	signed, err := checkin.Sign(a.compose(est, facts), est.Record.Seed.SigningKey(), enrol)
+	report := a.compose(est, facts)
+	if delta, ok := a.delta(report); ok && enrol == nil {
+		report = delta
+	}
+	signed, err := checkin.Sign(report, est.Record.Seed.SigningKey(), enrol)
 	if err != nil {
 		return "", err
 	}
@@ -719,6 +734,7 @@ func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (check
 	next.Done = slices.Clone(next.Done)
 	switch {
 	case errors.Is(err, checkin.ErrRefused):
+		a.full = fullReport{}
 		next.Pending = ""
 		if saveErr := a.saveChain(next); saveErr != nil {
 			return "", saveErr
@@ -732,6 +748,7 @@ func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (check
 		return "", err // check and Sign have seen to it that this cannot be
 	}
 	next.Counter, next.Previous, next.Pending = sent.Report.Counter, sent.Digest, ""
+	a.taken(sent, reply)
 	if reply.Status != checkin.Accepted {
 		return reply.Status, a.saveChain(next)
 	}

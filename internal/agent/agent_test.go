@@ -435,13 +435,27 @@ func TestDeferred(t *testing.T) {
 	pc := newPC(t, m)
 	m.deferring = true
 	for range 2 {
-		if out := pc.checkIn(t); !out.CheckedIn || out.Reply != checkin.Deferred {
-			t.Fatalf("checked in %v, reply %q; want deferred", out.CheckedIn, out.Reply)
+		if out := pc.checkIn(t); !out.CheckedIn || out.Reply != checkin.Deferred || out.Enrolled {
+			t.Fatalf("checked in %v, reply %q, enrolled %v; want deferred", out.CheckedIn, out.Reply, out.Enrolled)
+		}
+		if s := pc.status(t); s.Enrolled || s.LastReply != checkin.Deferred || s.LastCheckIn == nil || s.LastAccepted != nil || s.LastError != "" {
+			t.Errorf("status %+v; want checked in, not accepted, not enrolled", s)
 		}
 	}
 	m.deferring = false
 	clear(m.known)
-	pc.accepted(t)
+	if out := pc.accepted(t); !out.Enrolled {
+		t.Error("accepted, but not enrolled")
+	}
+	accepted := pc.status(t).LastAccepted
+	if s := pc.status(t); !s.Enrolled || accepted == nil {
+		t.Errorf("status %+v; want accepted and enrolled", s)
+	}
+	m.deferring = true
+	pc.checkIn(t)
+	if s := pc.status(t); !s.Enrolled || s.LastAccepted == nil || !s.LastAccepted.Equal(*accepted) || s.LastReply != checkin.Deferred {
+		t.Errorf("deferred again: status %+v; want enrolled, and accepted at %s", s, accepted)
+	}
 	r := m.last(t)
 	if r.Counter != 3 || r.Previous != m.received[1] || m.reports[0].Enrol == nil {
 		t.Errorf("counter %d, previous %s, enrol %v; want the third, after %s, enrolling", r.Counter, r.Previous, m.reports[0].Enrol, m.received[1])
@@ -534,7 +548,7 @@ func TestRunEndsWithSleepAndAgeLeavesItOut(t *testing.T) {
 	}
 	pc.awake += 10 * time.Second
 	pc.boot += 8 * time.Hour
-	if a.left() > 0 {
+	if a.left() > maxSpread {
 		t.Error("no check-in is due after a sleep")
 	}
 	checkIn(t, a)
@@ -714,7 +728,7 @@ func TestStatusWhileTheServiceRuns(t *testing.T) {
 	want := Status{
 		HostID: out.HostID, Origin: hostid.Generated, Stores: []hostid.StoreState{{Name: "memory", State: hostid.Stored, HostID: out.HostID}},
 		Reasons: reasons, HigherSystem: m.server.URL, Manager: m.fingerprint(), LastReply: checkin.Accepted, IntervalS: 3600,
-		LastCheckIn: s.LastCheckIn, LastAttempt: s.LastAttempt,
+		Enrolled: true, LastCheckIn: s.LastCheckIn, LastAccepted: s.LastCheckIn, LastAttempt: s.LastAttempt,
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)

@@ -138,7 +138,7 @@ func (a *Agent) take(c chain, orders []checkin.Order, sent checkin.Report) (next
 			continue
 		}
 		switch o.Kind {
-		case checkin.OrderFullReport: // every report of this client is a full one
+		case checkin.OrderFullReport: // the next report is one: it has this to acknowledge
 			c.done(o, a.o.Clock.Wall())
 		case checkin.OrderNewEpoch:
 			c.done(o, a.o.Clock.Wall())

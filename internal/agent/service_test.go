@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -272,7 +273,6 @@ func TestDelay(t *testing.T) {
 		failures int
 		want     time.Duration
 	}{
-		{5 * time.Minute, 0, 5 * time.Minute},
 		{5 * time.Minute, 1, 10 * time.Second},
 		{5 * time.Minute, 2, 20 * time.Second},
 		{5 * time.Minute, 5, 160 * time.Second},
@@ -280,18 +280,36 @@ func TestDelay(t *testing.T) {
 		{5 * time.Minute, 1 << 30, 5 * time.Minute},
 		{time.Second, 1, time.Second},
 		{24 * time.Hour, 1, 10 * time.Second},
+		{24 * time.Hour, 100, 15 * time.Minute},
 	} {
 		if got := delay(test.interval, test.failures); got != test.want {
 			t.Errorf("delay(%s, %d) = %s, want %s", test.interval, test.failures, got, test.want)
 		}
 	}
-	low, high := time.Hour, time.Duration(0)
-	for range 1000 {
-		d := jitter(100 * time.Second)
-		low, high = min(low, d), max(high, d)
+	for _, test := range []struct {
+		name              string
+		draw              func() time.Duration
+		least, most, wide time.Duration
+	}{
+		{"interval", func() time.Duration { return jitter(100 * time.Second) }, 90 * time.Second, 110 * time.Second, 10 * time.Second},
+		{"failures", func() time.Duration { return fullJitter(time.Hour, 5) }, time.Second, 160 * time.Second, 120 * time.Second},
+	} {
+		low, high := time.Hour, time.Duration(0)
+		for range 1000 {
+			d := test.draw()
+			low, high = min(low, d), max(high, d)
+		}
+		if low < test.least || high > test.most || high-low < test.wide {
+			t.Errorf("%s: from %s to %s, want %s to %s", test.name, low, high, test.least, test.most)
+		}
 	}
-	if low < 90*time.Second || high > 110*time.Second || high-low < 10*time.Second {
-		t.Errorf("jitter of 100 s runs from %s to %s, want 90 to 110 s", low, high)
+}
+
+// due fails unless the next check-in is due within these bounds.
+func due(t *testing.T, a *Agent, what string, least, most time.Duration) {
+	t.Helper()
+	if left := a.left(); left < least || left > most {
+		t.Errorf("%s: due in %s, want %s to %s", what, left, least, most)
 	}
 }
 
@@ -302,24 +320,174 @@ func TestPlan(t *testing.T) {
 	pc := newPC(t, m)
 	a := pc.open(t)
 	defer a.Close()
-	within := func(what string, want time.Duration) {
-		t.Helper()
-		if left := a.left(); left < want*9/10 || left > want*11/10 {
-			t.Errorf("%s: due in %s, want %s ± 10 %%", what, left, want)
-		}
-	}
 	m.judge = func(checkin.VerifiedReport) error { return errors.New("away") }
 	checkIn(t, a)
-	within("first failure", firstRetry)
-	checkIn(t, a)
-	within("second failure", 2*firstRetry)
+	due(t, a, "first failure", minRetry, firstRetry)
+	for range 4 {
+		checkIn(t, a)
+	}
+	due(t, a, "fifth failure", minRetry, 16*firstRetry)
 	m.judge = func(checkin.VerifiedReport) error { return refuse(checkin.BadToken) }
 	checkIn(t, a)
-	within("refusal", DefaultInterval)
+	due(t, a, "refusal", DefaultInterval*9/10, DefaultInterval*11/10)
 	m.judge = nil
 	checkIn(t, a)
-	within("success", 100*time.Second)
+	due(t, a, "success", 90*time.Second, 110*time.Second)
 	m.interval = 1000 * time.Hour
 	checkIn(t, a)
-	within("an interval beyond reason", maxInterval)
+	due(t, a, "an interval beyond reason", maxInterval*9/10, maxInterval*11/10)
+}
+
+// Who is busy says when to come back: never earlier, and not all of us at that moment.
+func TestPlanWhenBusy(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name              string
+		interval, after   time.Duration
+		failures          int // in a row, this one included
+		least, most, wide time.Duration
+	}{
+		{"a minute", 5 * time.Minute, time.Minute, 1, 61 * time.Second, 70 * time.Second, 5 * time.Second},
+		{"no time", 5 * time.Minute, 0, 1, time.Second, 10 * time.Second, 5 * time.Second},
+		{"no time, again and again", 5 * time.Minute, 0, 5, time.Second, 160 * time.Second, 100 * time.Second},
+		{"longer than the interval", 5 * time.Minute, 20 * time.Minute, 1, 20 * time.Minute, 20*time.Minute + 10*time.Second, 0},
+		{"a day", 5 * time.Minute, 24 * time.Hour, 1, time.Hour, time.Hour + 10*time.Second, 0},
+		{"a day, where that is the interval", 24 * time.Hour, 24 * time.Hour, 1, 24 * time.Hour, 24*time.Hour + 10*time.Second, 0},
+	} {
+		m := newManager(t)
+		m.interval = test.interval
+		pc := newPC(t, m)
+		a := pc.open(t)
+		defer a.Close()
+		checkIn(t, a)
+		low, high := 48*time.Hour, time.Duration(0)
+		for range 200 {
+			a.failures = test.failures - 1
+			a.busy = &checkin.Busy{After: test.after}
+			a.plan(false)
+			low, high = min(low, a.left()), max(high, a.left())
+		}
+		if low < test.least || high > test.most || high-low < test.wide {
+			t.Errorf("%s: due in %s to %s, want %s to %s", test.name, low, high, test.least, test.most)
+		}
+	}
+}
+
+// From the wire to the plan: the report waits unchanged, nobody is asked to do anything, and it is sent when it is time.
+func TestBusyHigherSystem(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	pc := newPC(t, m)
+	var log strings.Builder
+	o := pc.options()
+	o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	a, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	checkIn(t, a)
+	m.judge = func(checkin.VerifiedReport) error { return &checkin.Busy{After: 30 * time.Second, Reason: "too many"} }
+	for range 2 {
+		if out := checkIn(t, a); out.CheckedIn || out.Refused || !strings.Contains(out.Error, "too many; again in 30s") {
+			t.Errorf("outcome %+v", out)
+		}
+		due(t, a, "busy", 31*time.Second, 50*time.Second)
+	}
+	if n := strings.Count(log.String(), "busy"); n != 1 || strings.Contains(log.String(), "level=WARN msg=\"not checked in\"") {
+		t.Errorf("logged %q, want one line that is no warning", log.String())
+	}
+	m.judge = nil
+	checkIn(t, a)
+	due(t, a, "accepted", 54*time.Minute, 66*time.Minute)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r := m.received; len(r) != 5 || r[1] != r[2] || r[2] != r[3] {
+		t.Errorf("received %v; want the second report three times, unchanged", r)
+	}
+}
+
+// Thousands of PCs that are switched on at nine do not all check in at nine; a person is not kept waiting.
+func TestFirstCheckInIsSpread(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	pc := newPC(t, m)
+	for _, test := range []struct {
+		name              string
+		boot              time.Duration
+		interval          time.Duration // from then on
+		least, most, wide time.Duration
+	}{
+		{"not known yet", time.Minute, time.Hour, 0, 0, 0}, // the first of all; it enrols
+		{"starts with the machine", time.Minute, 10 * time.Second, 0, time.Minute, 30 * time.Second},
+		{"a short interval", time.Minute, 10 * time.Second, 0, 5 * time.Second, 2 * time.Second},
+		{"started later", 10 * time.Minute, 10 * time.Second, 0, 0, 0},
+	} {
+		pc.boot, pc.awake = test.boot, test.boot
+		a := pc.open(t)
+		low, high := time.Hour, time.Duration(0)
+		for range 200 {
+			a.begin()
+			low, high = min(low, a.left()), max(high, a.left())
+		}
+		if low < test.least || high > test.most || high-low < test.wide {
+			t.Errorf("%s: due in %s to %s, want %s to %s", test.name, low, high, test.least, test.most)
+		}
+		m.interval = test.interval
+		checkIn(t, a)
+		a.Close()
+	}
+
+	// After a sleep: drawn once, and only sooner than it was due.
+	m.interval = time.Hour
+	pc.boot, pc.awake = time.Hour, time.Hour
+	a := pc.open(t)
+	defer a.Close()
+	checkIn(t, a)
+	pc.boot += 8 * time.Hour
+	left := a.left()
+	if left > maxSpread || a.left() != left {
+		t.Errorf("after a sleep due in %s, then in %s", left, a.left())
+	}
+	pc.awake += left
+	pc.boot += left
+	if a.left() > 0 {
+		t.Error("the check-in after a sleep is put off")
+	}
+	checkIn(t, a)
+	due(t, a, "after it", 54*time.Minute, 66*time.Minute)
+	a.due = pc.awake + time.Millisecond
+	pc.boot += time.Hour
+	due(t, a, "due anyway", 0, time.Millisecond)
+}
+
+// closing counts how often its connection is closed.
+type closing struct {
+	checkin.HigherSystem
+	closed *int
+}
+
+func (h closing) Close() { *h.closed++ }
+
+// A connection is kept for what follows within a minute, and not for an hour.
+func TestConnectionIsClosed(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	pc := newPC(t, m)
+	closed := 0
+	pc.wrap = func(h checkin.HigherSystem) checkin.HigherSystem { return closing{h, &closed} }
+	a := pc.open(t)
+	checkIn(t, a)
+	if closed != 1 {
+		t.Errorf("closed %d times at an interval of an hour", closed)
+	}
+	m.interval = 30 * time.Second
+	checkIn(t, a)
+	if closed != 1 {
+		t.Errorf("closed %d times at an interval of 30 s", closed-1)
+	}
+	a.Close()
+	if closed != 2 {
+		t.Error("left open at the end")
+	}
 }

@@ -30,7 +30,9 @@ type Status struct {
 
 	HigherSystem string              `json:"higher_system"`
 	Manager      checkin.Fingerprint `json:"manager,omitempty"` // the key that replies are signed by
+	Enrolled     bool                `json:"enrolled"`          // the manager has accepted a report of this host ID
 	LastCheckIn  *time.Time          `json:"last_checkin"`      // the last one that succeeded; null before
+	LastAccepted *time.Time          `json:"last_accepted"`     // the last one that the manager itself answered; null before
 	LastReply    checkin.ReplyStatus `json:"last_reply,omitempty"`
 	LastAttempt  *time.Time          `json:"last_attempt"`
 	LastError    string              `json:"last_error,omitempty"` // why the last attempt failed, and what to do
@@ -90,14 +92,16 @@ func (a *Agent) finished(est hostid.Outcome, out Outcome) {
 
 		HigherSystem: a.o.HigherSystem,
 		Manager:      a.chain.Manager,
+		Enrolled:     a.chain.Enrolled,
 		LastCheckIn:  a.status.LastCheckIn,
+		LastAccepted: a.status.LastAccepted,
 		LastReply:    a.status.LastReply,
 		LastAttempt:  &now,
 		LastError:    out.Error,
 		IntervalS:    int64(a.interval() / time.Second),
 	}
 	if a.status.HostID != s.HostID {
-		s.LastCheckIn, s.LastReply = nil, ""
+		s.LastCheckIn, s.LastAccepted, s.LastReply = nil, nil, ""
 	}
 	if a.status.HostID == s.HostID && out.Origin != hostid.Restored && len(s.Reasons) == 0 {
 		s.Reasons = a.status.Reasons // whoever asks tomorrow wants to know, too
@@ -105,14 +109,29 @@ func (a *Agent) finished(est hostid.Outcome, out Outcome) {
 	if out.CheckedIn {
 		s.LastCheckIn, s.LastReply = &now, out.Reply
 	}
+	if out.Reply == checkin.Accepted {
+		s.LastAccepted = &now
+	}
 	a.save(s)
+	shown := out.Error
 	switch {
-	case out.Error != "" && out.Error != a.shown:
+	case a.busy != nil:
+		shown = "busy" // each time with another time to wait
+	case out.Reply == checkin.Deferred:
+		shown = "deferred"
+	}
+	switch {
+	case shown == a.shown && (shown != "" || a.reported):
+	case a.busy != nil:
+		a.o.Log.Info("not checked in: the higher system is busy", "reason", out.Error)
+	case out.Error != "":
 		a.o.Log.Warn("not checked in", "reason", out.Error)
-	case out.Error == "" && (a.shown != "" || !a.reported):
+	case out.Reply == checkin.Deferred:
+		a.o.Log.Info("the report is stored at a relay, not accepted yet", "host_id", out.HostID, "origin", out.Origin, "enrolled", out.Enrolled)
+	default:
 		a.o.Log.Info("checked in", "host_id", out.HostID, "origin", out.Origin, "reply", out.Reply)
 	}
-	a.shown, a.reported = out.Error, a.reported || out.CheckedIn
+	a.shown, a.reported = shown, a.reported || out.CheckedIn
 	for _, reason := range out.Reasons {
 		if !a.told[reason] {
 			a.o.Log.Warn(reason)
