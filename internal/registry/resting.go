@@ -144,7 +144,7 @@ func (t *transaction) trail(q *restingHost) error {
 // will need no decision.
 func (t *transaction) rest(v checkin.VerifiedReport, h host, e epoch, p placement, reply checkin.Reply) error {
 	r := v.Report
-	plain := len(reply.Orders) == 0 && len(reply.Named) == 0 && reply.Placeholders == "" && !reply.Provisional
+	plain := len(reply.Orders) == 0 && len(reply.Named) == 0 && reply.Placeholders == "" && reply.Settings == nil && !reply.Provisional
 	if !plain || !p.tip || p.branch.missing != "" || p.branch.blocked || len(r.Observations)+len(r.Replaced)+len(r.Done) > 0 || r.Pending || t.uncertain || h.marks != (marks{}) {
 		return nil
 	}

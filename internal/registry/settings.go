@@ -104,6 +104,9 @@ func (t *transaction) putSettings(scope hostid.ID, version uint64, sealed []byte
 	_, err := t.exec(`INSERT INTO amt_settings (scope, version, sealed, changed, who) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (scope) DO UPDATE SET version = excluded.version, sealed = excluded.sealed, changed = excluded.changed, who = excluded.who`,
 		idText(scope), int64(version), sealed, millis(t.now), who)
+	if err == nil {
+		err = t.unsettle()
+	}
 	if err != nil {
 		return err
 	}
