@@ -96,10 +96,45 @@ type wireBusy struct {
 	Reason  string `json:"reason"`
 }
 
-// wireAnswer has exactly one member.
+type wireLate struct {
+	Report  Digest       `json:"report"`
+	Reply   string       `json:"reply,omitempty"`
+	Refused *wireRefusal `json:"refused,omitempty"`
+}
+
+func writeLate(l *LateReply) *wireLate {
+	switch {
+	case l == nil:
+		return nil
+	case l.Refused != nil:
+		return &wireLate{Report: l.Report, Refused: &wireRefusal{l.Refused.Code, l.Refused.Detail}}
+	}
+	return &wireLate{Report: l.Report, Reply: l.Raw}
+}
+
+// readLate is nil also for what the manager did not sign.
+func readLate(w *wireLate, manager Fingerprint) *LateReply {
+	if w == nil {
+		return nil
+	}
+	if w.Refused != nil {
+		return &LateReply{Report: w.Report, Refused: w.Refused.refusal()}
+	}
+	if _, err := VerifyReply(w.Reply, manager, w.Report); err != nil {
+		return nil
+	}
+	return &LateReply{Report: w.Report, Raw: w.Reply}
+}
+
+func (w wireRefusal) refusal() *Refusal {
+	return &Refusal{RefusalCode(printable(string(w.Code), maxName)), printable(w.Detail, maxText)}
+}
+
+// wireAnswer has exactly one member, and Late with Deferred.
 type wireAnswer struct {
 	Reply    string       `json:"reply,omitempty"`
 	Deferred bool         `json:"deferred,omitzero"`
+	Late     *wireLate    `json:"late,omitempty"`
 	Refused  *wireRefusal `json:"refused,omitempty"`
 	Busy     *wireBusy    `json:"busy,omitempty"`
 }
@@ -266,17 +301,17 @@ func (c *RelayClient) answered(r SignedReport, a wireAnswer) (Reply, error) {
 	case a.Reply != "":
 		reply, err := VerifyReply(a.Reply, c.client.manager, r.Digest())
 		if err != nil {
-			return Reply{}, c.client.unavailable(err)
+			return Reply{}, c.client.unavailable(fmt.Errorf("%w: %w", ErrForged, err))
 		}
 		return reply, nil
 	case a.Deferred:
-		return Reply{Report: r.Digest(), Status: Deferred}, nil
+		return Reply{Report: r.Digest(), Status: Deferred, Late: readLate(a.Late, c.client.manager)}, nil
 	case a.Refused != nil:
-		return Reply{}, &Refusal{RefusalCode(printable(string(a.Refused.Code), maxName)), printable(a.Refused.Detail, maxText)}
+		return Reply{}, a.Refused.refusal()
 	case a.Busy != nil:
 		return Reply{}, &Busy{After: afterMS(a.Busy.AfterMS), Reason: printable(a.Busy.Reason, maxText)}
 	}
-	return Reply{}, c.client.unavailable(errors.New("an answer that is neither a reply nor anything else"))
+	return Reply{}, c.client.unavailable(fmt.Errorf("%w: it is neither a reply nor anything else", ErrForged))
 }
 
 func afterMS(ms int64) time.Duration {
@@ -521,7 +556,7 @@ func (s *relayServer) answer(req *http.Request, r SignedReport) wireAnswer {
 	var busy *Busy
 	switch {
 	case err == nil && reply.Status == Deferred:
-		return wireAnswer{Deferred: true}
+		return wireAnswer{Deferred: true, Late: writeLate(reply.Late)}
 	case err == nil:
 		return wireAnswer{Reply: reply.Raw}
 	case errors.As(err, &refusal):

@@ -87,7 +87,7 @@ type Hop struct {
 // Digest of the signed form: what replies and successors name.
 func (r SignedReport) Digest() Digest { return sha256.Sum256([]byte(r.JWS)) }
 
-// What CheckIn can fail with besides the context's error. Both say what went wrong; a Refusal is an ErrRefused.
+// What CheckIn can fail with besides the context's error. All say what went wrong; a Refusal is an ErrRefused.
 var (
 	// ErrRefused: as it is, the report will never be accepted.
 	ErrRefused = errors.New("the higher system refused the report")
@@ -96,6 +96,9 @@ var (
 	// ErrUntrusted comes with ErrUnavailable: something answers, but by another certificate or key than the one that
 	// this client was told to trust. Mostly a mistake in the set-up, never one that waiting mends.
 	ErrUntrusted = errors.New("the higher system is not the one to trust")
+	// ErrForged comes with ErrUnavailable: what answers this one report of a batch is nothing that the manager signed for
+	// it. The others of the batch may be answered well.
+	ErrForged = errors.New("the answer to the report is not the manager's")
 )
 
 // Busy is an ErrUnavailable that says when to try again: nothing is wrong but the load.

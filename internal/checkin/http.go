@@ -48,6 +48,7 @@ type problem struct {
 type deferral struct {
 	Status ReplyStatus `json:"status"`
 	Report Digest      `json:"report"`
+	Late   *wireLate   `json:"late,omitempty"`
 }
 
 // ClientOptions say where the higher system is and how its certificate is judged: by RootCAs, or by PinSPKI; anew on
@@ -267,7 +268,7 @@ func (c *Client) CheckIn(ctx context.Context, r SignedReport) (Reply, error) {
 		if err := json.Unmarshal(body, &d); err != nil || d.Status != Deferred || d.Report != r.Digest() {
 			return Reply{}, c.unavailable(errors.New("an answer that is neither a reply nor deferred"))
 		}
-		return Reply{Report: d.Report, Status: Deferred}, nil
+		return Reply{Report: d.Report, Status: Deferred, Late: readLate(d.Late, c.manager)}, nil
 	case media == mediaProblem:
 		var p problem
 		if err := json.Unmarshal(body, &p); err != nil {
@@ -386,7 +387,7 @@ func Handler(h HigherSystem, log *slog.Logger) http.Handler {
 		case err == nil && reply.Status == Deferred:
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusAccepted)
-			json.NewEncoder(w).Encode(deferral{Deferred, report.Digest()})
+			json.NewEncoder(w).Encode(deferral{Deferred, report.Digest(), writeLate(reply.Late)})
 		case err == nil:
 			w.Header().Set("Content-Type", mediaJOSE)
 			io.WriteString(w, reply.Raw)

@@ -148,8 +148,20 @@ type Reply struct {
 	// Settings come where the report named other ones than those that hold for this host.
 	Settings *SealedSettings `json:"settings,omitempty"`
 
+	// Late comes with Deferred where a relay has the manager's answer to an earlier report of this client that nobody
+	// waited for any more; nil for none.
+	Late *LateReply `json:"-"`
+
 	// Raw is the signed form, as stored and sent again.
 	Raw string `json:"-"`
+}
+
+// LateReply is the manager's answer to an earlier report: its reply, signed by the manager for that report, or a refusal,
+// which is the relays' word.
+type LateReply struct {
+	Report  Digest
+	Raw     string
+	Refused *Refusal // instead of Raw
 }
 
 // ReplyStatus says what became of the report.
