@@ -6,7 +6,8 @@
 //
 // The data folder holds, beside the host ID management file, the chain of reports (chain.json), what must be told
 // about overwritten records (overwritten.json), an order that is being carried out (orders.json), the manager's list of
-// values that prove nothing (placeholders.json) and what the last check-in came to (status.json, for people). A
+// values that prove nothing (placeholders.json), its AMT settings (settings.json) and what the last check-in came to
+// (status.json, for people). A
 // proof is on disk before the record that it speaks of is overwritten; a report is on disk before it is sent, and
 // is sent again unchanged until it is accepted. So a crash or power cut at any point loses neither a proof nor a
 // link of the chain, and never makes two reports out of one.
@@ -55,6 +56,11 @@ type Options struct {
 	RestoreWait time.Duration                                 // hostid.Keeper's, but 0 does not wait
 	Version     string                                        // of the program, for reports
 	Log         *slog.Logger
+
+	// Settings is told the AMT settings of the manager: those that the data folder holds, within Open; and every time that
+	// others come. nil settings: none, what stands in this PC's own file holds. It is called while no store is in use. A nil
+	// function: this PC takes none.
+	Settings func(*checkin.AMTSettings) error
 
 	// For tests that simulate time, and processes that end between two steps.
 	Clock Clock        // the zero Clock is the system's
@@ -116,6 +122,11 @@ type Agent struct {
 	told     map[string]bool // sentences about stores
 
 	unadopted string // why a list of placeholders is not used
+
+	kept    checkin.KeptSettings
+	brought *brought // settings from the last reply
+	untold  bool     // no accepted report has named what is kept
+	untaken string   // why settings are not taken
 
 	higher    checkin.HigherSystem
 	higherKey checkin.Fingerprint
@@ -180,6 +191,9 @@ func Open(o Options) (_ *Agent, err error) {
 	if lost != "" {
 		o.Log.Error("the manager's list of placeholder values cannot be read; it is asked for again", "reason", lost)
 	}
+	if err := a.loadSettings(); err != nil {
+		return nil, err
+	}
 	if reply, err := a.chain.reply(); err == nil { // check has verified it
 		a.lastReply.time = reply.Time
 	}
@@ -226,6 +240,9 @@ func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
 	if a.run.slept(a.o.Clock) {
 		a.run = beginRun(a.o.Clock)
 	}
+	if a.takeImported() {
+		a.hand(a.kept.AMT)
+	}
 	// The file says whether an order that was begun was carried out; so it must not change before.
 	if err := a.finishBegun(ctx); err != nil {
 		return Outcome{}, a.without(ctx, err)
@@ -267,7 +284,8 @@ func (a *Agent) checkIn(ctx context.Context) (Outcome, error) {
 // follow does what the reply asks for, and lets memory follow at once.
 func (a *Agent) follow(ctx context.Context, est hostid.Outcome, facts hardware.Facts, unread string) (hostid.Outcome, error) {
 	a.adopt(ctx, facts, unread)
-	if len(a.open) == 0 {
+	settings := a.takeSettings(est.Record)
+	if len(a.open) == 0 && !settings {
 		return est, nil
 	}
 	done := len(a.chain.Done)
@@ -277,7 +295,7 @@ func (a *Agent) follow(ctx context.Context, est hostid.Outcome, facts hardware.F
 		}
 		return est, ctx.Err()
 	}
-	if len(a.chain.Done) == done {
+	if len(a.chain.Done) == done && !settings {
 		return est, nil
 	}
 	next, err := a.establish(ctx, facts, unread)
@@ -679,6 +697,7 @@ func (a *Agent) compose(est hostid.Outcome, facts hardware.Facts) checkin.Report
 		Done:        a.chain.Done,
 
 		Placeholders: a.known.Digest(),
+		Settings:     a.holds(),
 	}
 	for _, f := range a.orders.Failed {
 		r.Observations = append(r.Observations, f.observation(r.HostID))
@@ -764,6 +783,7 @@ func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (check
 		return "", err
 	}
 	a.open, a.offer = append(a.open, open...), reply.Placeholders
+	a.bring(reply, sent.Report)
 	a.lastReply.Lock()
 	a.lastReply.time = reply.Time
 	a.lastReply.Unlock()

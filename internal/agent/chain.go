@@ -260,7 +260,7 @@ func purge(folder string) error {
 		return err
 	}
 	for _, e := range entries {
-		for _, ours := range []string{hostid.FileName, chainName, overwrittenName, ordersName, placeholdersName, statusName, controlName} {
+		for _, ours := range []string{hostid.FileName, chainName, overwrittenName, ordersName, placeholdersName, checkin.SettingsFileName, importName, statusName, controlName} {
 			if aside := strings.HasPrefix(e.Name(), ours+"."); e.Name() == ours || aside {
 				if err := os.Remove(filepath.Join(folder, e.Name())); err != nil {
 					return err

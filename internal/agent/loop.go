@@ -115,7 +115,7 @@ func (a *Agent) plan(settled bool) {
 	}
 	// What was ordered is acknowledged soon; but only once in a row, or a manager that orders without end would be
 	// asked without end.
-	owes := len(a.chain.Done) > 0 || len(a.orders.Failed) > 0
+	owes := len(a.chain.Done) > 0 || len(a.orders.Failed) > 0 || a.untold
 	if owes && settled && !a.hurried {
 		wait = min(wait, jitter(firstRetry))
 	}

@@ -28,6 +28,8 @@ type Status struct {
 	FailedOrders []OpenOrder `json:"failed_orders,omitempty"` // that cannot be carried out, until the manager was told
 	DoneOrders   []DoneOrder `json:"done_orders,omitempty"`   // carried out last, the latest first
 
+	Settings *SettingsStatus `json:"settings,omitempty"` // the manager's that this PC holds
+
 	HigherSystem string              `json:"higher_system"`
 	Manager      checkin.Fingerprint `json:"manager,omitempty"` // the key that replies are signed by
 	Enrolled     bool                `json:"enrolled"`          // the manager has accepted a report of this host ID
@@ -63,6 +65,7 @@ func ReadStatus(ctx context.Context, folder string) (Status, error) {
 	}
 	s.HostID, s.Origin = record.HostID, origin(record.Local)
 	s.Provisional, s.Pending = record.Local.Provisional, record.Local.Pending
+	s.Settings = settingsStatus(folder)
 	return s, nil
 }
 

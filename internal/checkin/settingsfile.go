@@ -212,14 +212,14 @@ type keptContent struct {
 
 const keptVersion = 1
 
-// KeepSettings makes a data folder hold settings, durably and readable by its owner only, as the record is.
-func KeepSettings(folder string, k KeptSettings) error {
+// KeepSettings makes a file of a data folder hold settings, durably and readable by its owner only, as the record is.
+func KeepSettings(folder, name string, k KeptSettings) error {
 	c := keptContent{SettingsState: k.SettingsState, Manager: k.Manager, Came: k.Came, Since: k.Since.UTC().Truncate(time.Second)}
 	if k.AMT != nil {
 		s := k.AMT.secret()
 		c.AMT = &s
 	}
-	path := filepath.Join(folder, SettingsFileName)
+	path := filepath.Join(folder, name)
 	content, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("write %s: settings do not encode", path)
@@ -234,8 +234,8 @@ func KeepSettings(folder string, k KeptSettings) error {
 
 // ReadKeptSettings reads what KeepSettings wrote. The error wraps fs.ErrNotExist, hostid.ErrNewer, hostid.ErrCorrupt, or
 // says why the file cannot be read; it shows nothing of the content.
-func ReadKeptSettings(folder string) (KeptSettings, error) {
-	path := filepath.Join(folder, SettingsFileName)
+func ReadKeptSettings(folder, name string) (KeptSettings, error) {
+	path := filepath.Join(folder, name)
 	b, err := hostid.ReadRegularFile(path, MaxSettingsFile)
 	if err != nil {
 		return KeptSettings{}, fmt.Errorf("%s: %w", path, err)
