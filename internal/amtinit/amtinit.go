@@ -103,6 +103,7 @@ const (
 type Target struct {
 	Host    string     // host name; "" if only the address is known
 	Address netip.Addr // the zero Addr if only the name is known
+	Number  int        // names it in a run that a manager has split; 0 elsewhere
 }
 
 // String is the name that outcomes and log lines call the target by.

@@ -82,6 +82,7 @@ type JournalTarget struct {
 	PlatformGUID string    `json:"platform_guid,omitempty"` // raw SMBIOS byte order, 32 upper-case hex digits
 	Version      string    `json:"amt_version,omitempty"`
 	Milliseconds int64     `json:"milliseconds"`
+	Number       int       `json:"number,omitempty"` // of a part of a run that a manager has split (PartTarget)
 }
 
 // JournalEnd says that a run came to its end by itself.
@@ -240,15 +241,22 @@ func parseJournalLine(text []byte) (JournalLine, error) {
 		printable(&r.Program, &r.Source, &r.Digest, &r.Mode, &r.By, &r.Machine, &r.Enterprise)
 	}
 	if t := line.Target; t != nil {
-		printable(&t.Host, &t.Address, (*string)(&t.Reason), (*string)(&t.Step), &t.Detail, &t.Version)
-		for i := range t.Done {
-			printable(&t.Done[i])
-		}
-		if !isPlatformGUID(t.PlatformGUID) {
-			t.PlatformGUID = ""
-		}
+		t.clean()
 	}
 	return line, nil
+}
+
+// clean makes texts printable, as long as a line at most.
+func (t *JournalTarget) clean() {
+	for _, s := range []*string{&t.Host, &t.Address, (*string)(&t.Reason), (*string)(&t.Step), &t.Detail, &t.Version} {
+		*s = Printable(*s, maxJournalLine)
+	}
+	for i := range t.Done {
+		t.Done[i] = Printable(t.Done[i], maxJournalLine)
+	}
+	if !isPlatformGUID(t.PlatformGUID) {
+		t.PlatformGUID = ""
+	}
 }
 
 // sound reports a line that says one thing, and all of it.

@@ -346,6 +346,7 @@ func journalTarget(o Outcome) *JournalTarget {
 		Status:       uint32(o.Status),
 		Version:      Printable(o.Result.About.Version, 100),
 		Milliseconds: o.Took.Milliseconds(),
+		Number:       o.Number,
 	}
 	t.Already = t.OK && o.Result.AlreadyInitialized()
 	if o.Host != "" && o.Reached.IsValid() {

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -225,6 +226,14 @@ func (a *api) failed(ctx context.Context, err error) error {
 			break
 		}
 	}
+	for _, known := range runErrors {
+		if errors.Is(err, known.err) {
+			status = known.status
+		}
+	}
+	if _, ok := errors.AsType[*fileError](err); ok {
+		status = http.StatusUnprocessableEntity
+	}
 	if _, ok := errors.AsType[*NotCleared](err); ok {
 		status = http.StatusBadGateway
 	}
@@ -271,7 +280,7 @@ func (in InHost) id() hostid.ID {
 
 // on registers one operation: what it returns is the body of the answer.
 func on[I, O any](a *api, h huma.API, op huma.Operation, f func(context.Context, *I) (O, error)) {
-	op.MaxBodyBytes = maxBody
+	op.MaxBodyBytes = cmp.Or(op.MaxBodyBytes, maxBody)
 	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable)
 	huma.Register(h, op, func(ctx context.Context, in *I) (*body[O], error) {
 		out, err := f(ctx, in)
@@ -345,6 +354,7 @@ func (a *api) register(h huma.API) {
 	on(a, h, act(http.MethodDelete, "revoke-token", "/api/v1/tokens/{id}", "End a token; the PCs that it enrolled stay.", 404, 422), a.revokeToken)
 	a.registerMaintenance(h)
 	a.registerUsers(h)
+	a.registerRuns(h)
 }
 
 func (a *api) assets(ctx context.Context, in *struct {

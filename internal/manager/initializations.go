@@ -222,10 +222,8 @@ func attempt(t *amtinit.JournalTarget, run registry.Run) registry.Initialization
 		return i
 	}
 	i.Cause = registry.Text{EN: i.Reason, JA: i.Reason} // one that only a newer release knows
-	for _, r := range amtinit.Reasons() {
-		if r.Code == t.Reason {
-			i.MessageID, i.Cause = r.ID, registry.Text{EN: r.Cause.EN, JA: r.Cause.JA}
-		}
+	if r, known := amtinit.AnyReason(t.Reason); known {
+		i.MessageID, i.Cause = r.ID, registry.Text{EN: r.Cause.EN, JA: r.Cause.JA}
 	}
 	return i
 }

@@ -84,6 +84,16 @@ func Serve(ctx context.Context, o Options) error {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
 	}
+	jobs, err := startJobs(ctx, reg, o)
+	if err != nil {
+		l.Close()
+		return err
+	}
+	defer func() {
+		if err := jobs.Close(); err != nil {
+			o.Log.Warn("the work on runs did not end in order; it is gone on with when this program serves again", "error", err)
+		}
+	}()
 	failed := make(chan error, 1)
 	go func() { failed <- srv.ServeTLS(l, "", "") }()
 	o.Log.Info("listening", "address", l.Addr().String(), "data_dir", o.DataDir, "certificate_for", strings.Join(certs.goodFor(), " "))
@@ -139,7 +149,14 @@ func handler(reg *registry.Registry, o Options) http.Handler {
 		}
 		io.WriteString(w, "ok\n")
 	})
-	return http.MaxBytesHandler(mux, 2*checkin.MaxReport)
+	small, large := http.MaxBytesHandler(mux, 2*checkin.MaxReport), http.MaxBytesHandler(mux, MaxRunFile+maxBody)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == runsPath { // a system configuration information file may come with the request
+			large.ServeHTTP(w, r)
+			return
+		}
+		small.ServeHTTP(w, r)
+	})
 }
 
 func listenError(address string, err error) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +22,6 @@ import (
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/riverqueue/river/rivermigrate"
 
-	"samehost/internal/checkin"
 	"samehost/internal/hostid"
 )
 
@@ -335,19 +333,45 @@ func (r *Registry) BeginPart(ctx context.Context, p RunPart) error {
 	})
 }
 
-// PartResults takes what became of PCs of a part, each once, and ends the part with its last PC. Where they came as
-// progress, sequence is that progress's and done says that it was the last: what it leaves open is handed over again, or ended
-// by the caller. It fails with ErrHeldByOther, and changes nothing, where the part is not the caller's any more.
-func (r *Registry) PartResults(ctx context.Context, p RunPart, sequence uint64, results []PartResult) error {
-	if sequence == 0 && len(results) == 0 {
+// PartProgress is what is known of a part at once: results, each of which counts once.
+type PartProgress struct {
+	Results  []PartResult
+	Sequence uint64 // of the relay's progress that they came with; 0: of none
+	Done     bool   // that was the last one of the work that was handed over
+
+	Rest *Initialization // with Done: what becomes of the PCs that no progress had a result for; nil: they stay open
+}
+
+// PartProgress takes what became of PCs of a part, and ends the part with its last PC. It fails with ErrHeldByOther, and
+// changes nothing, where the part is not the caller's any more.
+func (r *Registry) PartProgress(ctx context.Context, p RunPart, g PartProgress) error {
+	if g.Sequence == 0 && len(g.Results) == 0 {
 		return nil
 	}
 	return r.held(ctx, p, func(t *transaction) error {
-		if sequence > 0 {
-			n, err := t.exec(`UPDATE run_parts SET sequence = $1, begun = COALESCE(begun, $2), waiting = NULL WHERE id = $3 AND sequence < $1`,
-				int64(sequence), millis(t.now), p.ID)
+		if g.Sequence > 0 {
+			n, err := t.exec(`UPDATE run_parts SET sequence = $1, begun = COALESCE(begun, $2), waiting = NULL WHERE id = $3 AND work = $4 AND sequence < $1`,
+				int64(g.Sequence), millis(t.now), p.ID, p.Work)
 			if err != nil || n == 0 {
 				return err
+			}
+		}
+		results := g.Results
+		if g.Done && g.Rest != nil {
+			said := make(map[int]bool, len(results))
+			for _, result := range results {
+				said[result.Number] = true
+			}
+			left, err := collect(t, scanPartTarget, `SELECT number, host, address FROM run_targets WHERE part_id = $1 AND handed = $2 AND ended IS NULL ORDER BY number`, p.ID, p.Handed)
+			if err != nil {
+				return err
+			}
+			for _, target := range left {
+				if !said[target.Number] {
+					i := *g.Rest
+					i.Host, i.Address = target.Host, target.Address
+					results = append(results, PartResult{Number: target.Number, Initialization: i})
+				}
 			}
 		}
 		var open int
@@ -361,6 +385,11 @@ func (r *Registry) PartResults(ctx context.Context, p RunPart, sequence uint64, 
 			}
 			if kept == attemptOpen {
 				open++
+			}
+		}
+		if g.Done {
+			if _, err := t.exec(`UPDATE run_parts SET work = '', sequence = 0 WHERE id = $1`, p.ID); err != nil {
+				return err
 			}
 		}
 		if err := t.changed(p.ID); err != nil {
@@ -416,8 +445,8 @@ func (t *transaction) moveTarget(run int64, number int, relay hostid.ID) error {
 	return err
 }
 
-// HandOver is the work that a relay is given of its part: the same again until it has ended, the next PCs then. more says
-// that there are PCs to hand over. What is handed over is to be posted (PostWork).
+// HandOver is the work that a relay is given of its part: the same again until it has ended, the next ten thousand PCs then. The
+// caller posts it (PostWork), and reads the part again.
 func (r *Registry) HandOver(ctx context.Context, p RunPart) (id string, made time.Time, targets []PartTarget, err error) {
 	err = r.held(ctx, p, func(t *transaction) error {
 		var waiting sql.NullInt64
@@ -448,9 +477,9 @@ func (r *Registry) HandOver(ctx context.Context, p RunPart) (id string, made tim
 	return id, made, targets, err
 }
 
-// TakeBack ends what was handed over, so that the PCs of the part that are open can be handed over anew. The work itself is called
+// CallOff ends what was handed over, so that the PCs of the part that are open can be handed over anew. The work itself is called
 // off: a relay that has not begun with it does not begin any more.
-func (r *Registry) TakeBack(ctx context.Context, p RunPart) error {
+func (r *Registry) CallOff(ctx context.Context, p RunPart) error {
 	return r.held(ctx, p, func(t *transaction) error { return t.callBack(p) })
 }
 
@@ -468,54 +497,79 @@ func (t *transaction) callBack(p RunPart) error {
 }
 
 // Reroute moves PCs of a part to the way that they are on by now, for as long as its relay has not begun with them; once it has,
-// only where it is no relay any more. moved says how many went: what was handed over is taken back then.
+// only where it is no relay any more. moved says how many went: what was handed over is called off then.
 func (r *Registry) Reroute(ctx context.Context, p RunPart) (moved int, err error) {
-	d, err := r.relays(ctx)
+	relays, err := r.relays(ctx)
 	if err != nil {
 		return 0, err
 	}
-	_, still := d[p.Relay]
+	_, still := relays[p.Relay]
 	if p.Begun && still {
+		return 0, nil
+	}
+	type open struct {
+		number int
+		host   string
+		moves  int
+		route  string
+	}
+	all, err := scanAll(ctx, r.readers, func(scan func(...any) error) (o open, err error) {
+		return o, scan(&o.number, &o.host, &o.moves, &o.route)
+	},
+		`SELECT t.number, t.host_id, t.moves, COALESCE(s.route, h.route, '') FROM run_targets t LEFT JOIN hosts h ON h.host_id = t.host_id
+			LEFT JOIN assets a ON a.id = h.asset_id LEFT JOIN hosts s ON s.host_id = a.seen_host
+			WHERE t.part_id = $1 AND t.ended IS NULL ORDER BY t.number`, p.ID)
+	if err != nil {
+		return 0, err
+	}
+	last := func(way []hostid.ID) (relay hostid.ID) {
+		for _, id := range way {
+			if _, is := relays[id]; is {
+				relay = id
+			}
+		}
+		return relay
+	}
+	var above hostid.ID // the next one on the way to a relay that is none any more
+	if !still {
+		err := r.write(ctx, func(t *transaction) error {
+			way, err := t.wayTo(p.Relay)
+			above = last(way)
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	to := make(map[int]hostid.ID)
+	for _, o := range all {
+		switch {
+		case o.host != "" && (o.moves < maxMoves || !still):
+			way, err := parseRoute(o.route)
+			if err != nil {
+				return 0, err
+			}
+			if relay := last(way); relay != p.Relay {
+				to[o.number] = relay
+			}
+		case !still:
+			to[o.number] = above
+		}
+	}
+	if len(to) == 0 {
 		return 0, nil
 	}
 	err = r.held(ctx, p, func(t *transaction) error {
 		moved = 0
-		type open struct {
-			number int
-			host   string
-			moves  int
-		}
-		all, err := collect(t, func(scan func(...any) error) (o open, err error) { return o, scan(&o.number, &o.host, &o.moves) },
-			`SELECT number, host_id, moves FROM run_targets WHERE part_id = $1 AND ended IS NULL ORDER BY number`, p.ID)
-		if err != nil {
-			return err
-		}
 		for _, o := range all {
-			relay := p.Relay
-			switch {
-			case o.host != "" && (o.moves < maxMoves || !still):
-				if relay, err = t.relayOf(o.host); err != nil {
-					return err
-				}
-			case !still:
-				way, err := t.wayTo(p.Relay)
-				if err != nil {
-					return err
-				}
-				if relay, err = t.lastInForce(way); err != nil {
-					return err
-				}
-			}
-			if relay == p.Relay {
+			relay, moves := to[o.number]
+			if !moves {
 				continue
 			}
 			if err := t.moveTarget(p.Run, o.number, relay); err != nil {
 				return err
 			}
 			moved++
-		}
-		if moved == 0 {
-			return nil
 		}
 		if err := t.callBack(p); err != nil {
 			return err
@@ -659,38 +713,49 @@ func (q quieter) Enabled(ctx context.Context, l slog.Level) bool {
 func (q quieter) WithAttrs(a []slog.Attr) slog.Handler { return quieter{q.Handler.WithAttrs(a)} }
 func (q quieter) WithGroup(n string) slog.Handler      { return quieter{q.Handler.WithGroup(n)} }
 
-// routes are the relays between the manager and each asset, the manager's own first, by asset.
+// routes are the relays between the manager and each asset that reports through any, the manager's own first, by asset.
 func (r *Registry) routes(ctx context.Context) (map[int64][]hostid.ID, error) {
-	return map[int64][]hostid.ID{}, nil
+	type way struct {
+		asset int64
+		route string
+	}
+	all, err := scanAll(ctx, r.readers, func(scan func(...any) error) (w way, err error) { return w, scan(&w.asset, &w.route) },
+		`SELECT a.id, h.route FROM assets a JOIN hosts h ON h.host_id = a.seen_host WHERE h.route <> ''`)
+	if err != nil {
+		return nil, err
+	}
+	routes := make(map[int64][]hostid.ID, len(all))
+	for _, w := range all {
+		if routes[w.asset], err = parseRoute(w.route); err != nil {
+			return nil, err
+		}
+	}
+	return routes, nil
 }
 
 // routeOf are the relays between the manager and the asset of a host ID, the manager's own first; none where it reports to the
 // manager itself.
-func (t *transaction) routeOf(host string) ([]hostid.ID, error) { return nil, nil }
-
-// InitializeKind is the kind of work (checkin.Work) that has a relay initialize PCs.
-const InitializeKind = "initialize"
-
-// RunWork is what the body of such work holds.
-type RunWork struct {
-	Run      int64        `json:"run"`
-	DryRun   bool         `json:"dry_run"`
-	Parallel int          `json:"parallel"`
-	Targets  []PartTarget `json:"targets"`
+func (t *transaction) routeOf(host string) ([]hostid.ID, error) {
+	route := ""
+	_, err := t.get(`SELECT COALESCE(s.route, h.route) FROM hosts h LEFT JOIN assets a ON a.id = h.asset_id LEFT JOIN hosts s ON s.host_id = a.seen_host WHERE h.host_id = $1`,
+		[]any{host}, []any{&route})
+	if err != nil {
+		return nil, err
+	}
+	return parseRoute(route)
 }
 
-// PostPart hands a relay its part, or what of it is next, and returns the part as it is then.
-func (r *Registry) PostPart(ctx context.Context, p RunPart) (RunPart, error) {
-	id, made, targets, err := r.HandOver(ctx, p)
-	if err != nil {
-		return p, err
+// parseRoute reads a route as hosts have it: each relay's host ID behind a backslash.
+func parseRoute(route string) (way []hostid.ID, err error) {
+	for text := range strings.SplitSeq(route, `\`) {
+		if text == "" {
+			continue
+		}
+		id, err := hostid.ParseID(text)
+		if err != nil {
+			return nil, fmt.Errorf("route %q: %w", route, err)
+		}
+		way = append(way, id)
 	}
-	body, err := json.Marshal(RunWork{Run: p.Run, DryRun: p.DryRun, Parallel: p.Parallel, Targets: targets})
-	if err != nil {
-		return p, err
-	}
-	if err := r.PostWork(ctx, checkin.Work{ID: id, To: p.Relay, Kind: InitializeKind, Made: made, Body: body}); err != nil {
-		return p, err
-	}
-	return r.Part(ctx, p)
+	return way, nil
 }

@@ -93,7 +93,7 @@ func TestWhichPCsARunIsFor(t *testing.T) {
 	expect(t, "called off by", s.CancelledBy, "bob")
 	for _, p := range m.parts("x") {
 		expect(t, "part called off", p.Cancelled, true)
-		must(t, m.PartResults(t.Context(), p, 0, []PartResult{m.result(1, "alpha", "cancelled"), m.result(2, "delta", "cancelled")}))
+		must(t, m.PartProgress(t.Context(), p, PartProgress{Results: []PartResult{m.result(1, "alpha", "cancelled"), m.result(2, "delta", "cancelled")}}))
 	}
 	if err := m.CancelRun(t.Context(), id, "bob"); !errors.Is(err, ErrRunEnded) {
 		t.Errorf("a run that ended is called off: %v", err)
@@ -179,7 +179,7 @@ func TestPartsAndTheirHolders(t *testing.T) {
 	expect(t, "state", s.Routes[0].State, "waiting")
 	must(t, m.BeginPart(ctx, old[0]))
 	expect(t, "state", m.runState(id).Routes[0].State, "running")
-	must(t, m.PartResults(ctx, old[0], 0, []PartResult{m.result(2, "beta", "log-on-refused")}))
+	must(t, m.PartProgress(ctx, old[0], PartProgress{Results: []PartResult{m.result(2, "beta", "log-on-refused")}}))
 	if v := m.runState(id).Version; v <= s.Version {
 		t.Errorf("version %d after %d", v, s.Version)
 	}
@@ -191,7 +191,7 @@ func TestPartsAndTheirHolders(t *testing.T) {
 	m.pass(lease + time.Second)
 	now := m.parts("two")
 	expect(t, "parts after the lease", len(now), 1)
-	if err := m.PartResults(ctx, old[0], 0, []PartResult{m.result(1, "alpha", "timeout")}); !errors.Is(err, ErrHeldByOther) {
+	if err := m.PartProgress(ctx, old[0], PartProgress{Results: []PartResult{m.result(1, "alpha", "timeout")}}); !errors.Is(err, ErrHeldByOther) {
 		t.Errorf("an earlier holder is heard: %v", err)
 	}
 	left, err := m.OpenTargets(ctx, now[0], 0)
@@ -199,7 +199,7 @@ func TestPartsAndTheirHolders(t *testing.T) {
 	expect(t, "left", left, []PartTarget{{1, "alpha", "192.0.2.7"}, {3, "gamma", ""}})
 	already := m.result(3, "gamma", "")
 	already.Already, already.Done = true, nil
-	must(t, m.PartResults(ctx, now[0], 0, []PartResult{m.result(1, "alpha", ""), already, m.result(2, "beta", ""), m.result(9, "nobody", "")}))
+	must(t, m.PartProgress(ctx, now[0], PartProgress{Results: []PartResult{m.result(1, "alpha", ""), already, m.result(2, "beta", ""), m.result(9, "nobody", "")}}))
 	expect(t, "targets", m.targets(id), []string{`alpha 192.0.2.7 \ initialized`, `beta  \ log-on-refused`, `gamma  \ already`})
 	s = m.runState(id)
 	if s.Ended == nil || s.Routes[0].State != "ended" {
@@ -220,7 +220,7 @@ func TestPartsAndTheirHolders(t *testing.T) {
 	p := m.parts("one")[0]
 	expect(t, "dry", p.DryRun, true)
 	failed := m.result(1, "alpha", "timeout")
-	must(t, m.PartResults(ctx, p, 0, []PartResult{failed}))
+	must(t, m.PartProgress(ctx, p, PartProgress{Results: []PartResult{failed}}))
 	expect(t, "a dry run is no attempt", m.last(alpha), "name ok")
 	events, err := m.History(ctx)
 	must(t, err)
@@ -267,7 +267,7 @@ func TestJobs(t *testing.T) {
 		if fails--; fails >= 0 {
 			return errors.New("no luck")
 		}
-		if err := other.PartResults(ctx, p, 0, []PartResult{{Number: 1, Initialization: Initialization{Host: "alpha", OK: true, Finished: time.Now()}}}); err != nil {
+		if err := other.PartProgress(ctx, p, PartProgress{Results: []PartResult{{Number: 1, Initialization: Initialization{Host: "alpha", OK: true, Finished: time.Now()}}}}); err != nil {
 			return err
 		}
 		ended <- p
