@@ -204,6 +204,7 @@ func (a *api) failed(ctx context.Context, err error) error {
 		{registry.ErrVerb, http.StatusConflict},
 		{registry.ErrResolved, http.StatusConflict},
 		{registry.ErrUndone, http.StatusConflict},
+		{registry.ErrParked, http.StatusConflict},
 		{errNotDecided, http.StatusConflict},
 		{errClosed, http.StatusConflict},
 		{registry.ErrState, http.StatusConflict},

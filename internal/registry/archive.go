@@ -64,7 +64,7 @@ func (t *transaction) silentSince(limit time.Time) ([]ToArchive, error) {
 		a.HostID, err = hostid.ParseID(host)
 		return a, err
 	}, `SELECT COALESCE(NULLIF(a.seen_host, ''), MIN(h.host_id)), a.seen, MAX(h.last_checkin) FROM assets a JOIN hosts_now h ON h.asset_id = a.id AND h.succeeded IS NULL
-		WHERE NOT EXISTS (SELECT 1 FROM conflicts c WHERE c.closed IS NULL AND (c.asset_id = a.id OR c.other_asset = a.id))
+		WHERE NOT EXISTS (SELECT 1 FROM conflicts c WHERE `+asked+` AND (c.asset_id = a.id OR c.other_asset = a.id))
 		AND NOT EXISTS (SELECT 1 FROM blocks b JOIN hosts k ON k.host_id = b.host_id WHERE k.asset_id = a.id AND b.lifted IS NULL)
 		GROUP BY a.id, a.seen_host, a.seen, a.created
 		HAVING COALESCE(MAX(h.last_checkin), a.created) < $1 AND MAX(h.retired) IS NULL AND COUNT(h.deleted) + COUNT(h.archived) < COUNT(*)

@@ -38,7 +38,7 @@ type Asset struct {
 	State       State       `json:"state"`
 	Initialized *bool       `json:"initialized"` // null: unknown
 	LastCheckin time.Time   `json:"last_checkin"`
-	Conflicts   int         `json:"conflicts"` // open ones
+	Conflicts   int         `json:"conflicts"` // open ones, but for parked ones
 	Seen        Seen        `json:"last_report"`
 
 	Initialization *Initialization `json:"initialization"` // the last attempt from the network; null: none
@@ -67,7 +67,7 @@ type AssetDetail struct {
 	Facts   hardware.Facts `json:"facts"`
 	Created time.Time      `json:"created"`
 	Hosts   []HostDetail   `json:"hosts"`
-	Open    []Conflict     `json:"open_conflicts"`
+	Open    []Conflict     `json:"open_conflicts"` // parked ones too
 
 	Predecessors []Predecessor `json:"predecessors,omitempty"` // whose place its PC took, the last one first
 }
@@ -75,7 +75,7 @@ type AssetDetail struct {
 // One row per host of every asset that has hosts; rows of an asset follow each other.
 const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host, COALESCE(q.received, a.seen_at), COALESCE(q.clock, ''),
 	COALESCE(w.last_received, 0) >= COALESCE(k.last_received, 1) AND a.waiting IS NOT NULL,
-	(SELECT COUNT(*) FROM conflicts c WHERE c.asset_id = a.id AND c.closed IS NULL),
+	(SELECT COUNT(*) FROM conflicts c WHERE c.asset_id = a.id AND ` + asked + `),
 	h.host_id, h.enrolled, h.replaced_by, h.copy_of, h.token_id, h.last_checkin,
 	EXISTS (SELECT 1 FROM blocks l WHERE l.host_id = h.host_id AND l.key = h.key AND l.lifted IS NULL),
 	(SELECT COUNT(*) FROM epochs e WHERE e.host_id = h.host_id AND e.proven),

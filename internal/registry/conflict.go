@@ -22,6 +22,7 @@ type Conflict struct {
 	HostID   hostid.ID       `json:"host_id"`
 	Other    hostid.ID       `json:"other_host_id,omitzero"` // the other host that it is about
 	Status   Status          `json:"status"`
+	ParkedBy int64           `json:"parked_by,omitzero"` // the deletion that has to be taken back before it can be decided
 	Opened   time.Time       `json:"opened"`
 	Closed   time.Time       `json:"closed,omitzero"`
 	Fields   []Field         `json:"fields"`   // what clashes, one for each fact; empty where it is not about hardware
@@ -40,6 +41,7 @@ const (
 	Waiting Status = "open"    // for somebody to decide
 	Ordered Status = "ordered" // decided; closes when the PCs have acknowledged
 	Closed  Status = "closed"
+	Parked  Status = "parked" // open, but about an asset that was deleted since; it is asked again when that is restored
 )
 
 // Field compares what was known with what was reported, for one fact.
@@ -102,10 +104,10 @@ func (c Conflict) Sentence(l Language) string {
 	return sentence(kind, c.HostID, c.Evidence, l)
 }
 
-// Conflicts returns the open conflicts, those that wait for an acknowledgement included, the oldest first; not those about
-// deleted assets.
+// Conflicts returns the open conflicts, those that wait for an acknowledgement included, the oldest first; not those that are
+// parked.
 func (r *Registry) Conflicts(ctx context.Context) ([]Conflict, error) {
-	return r.conflicts(ctx, `WHERE c.closed IS NULL AND `+assetInSight(`c.asset_id`))
+	return r.conflicts(ctx, `WHERE `+asked)
 }
 
 // ClosedConflicts returns the last of those that were closed, the one closed last first.
@@ -158,13 +160,15 @@ func (r *Registry) conflicts(ctx context.Context, where string, args ...any) ([]
 		c := Conflict{
 			ID: row.id, Kind: row.kind, HostID: row.host, Other: row.otherHost, Status: Waiting, Opened: row.opened, Closed: row.closed,
 			Fields: []Field{}, Verbs: row.verbs(), Decided: []Resolution{}, Copies: []hostid.ID{}, Evidence: json.RawMessage(row.evidence),
-			Proposal: Proposal{row.proposal.Verb, row.proposal.Rule, row.proposal.Mode, row.proposal.Why},
+			Proposal: Proposal{row.proposal.Verb, row.proposal.Rule, row.proposal.Mode, row.proposal.Why}, ParkedBy: row.parkedBy,
 		}
 		switch {
 		case !row.closed.IsZero():
 			c.Status = Closed
 		case row.resolution != 0:
 			c.Status = Ordered
+		case row.parkedBy != 0:
+			c.Status = Parked
 		}
 		if strings.Contains(row.evidence, `"reported"`) {
 			c.Fields = compareFields(row, marks)

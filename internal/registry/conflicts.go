@@ -195,10 +195,10 @@ func (t *transaction) settleSameBoard(asset int64) error {
 	return nil
 }
 
-// inConflict reports whether an open conflict is about that line.
+// inConflict reports whether an open conflict is about that line, and is not parked.
 func (t *transaction) inConflict(line int64) (bool, error) {
 	return t.get(`SELECT 1 FROM conflict_lines l JOIN conflicts c ON c.id = l.conflict_id
-		WHERE l.branch_id = $1 AND l.left_at IS NULL AND c.closed IS NULL LIMIT 1`, []any{line}, []any{new(int)})
+		WHERE l.branch_id = $1 AND l.left_at IS NULL AND `+asked+` LIMIT 1`, []any{line}, []any{new(int)})
 }
 
 // conflictKinds are the observations of a client's Keeper that an operator has to decide on.

@@ -126,7 +126,7 @@ func (r *Registry) Deletions(ctx context.Context) ([]Maintenance, error) {
 }
 
 // Delete takes the asset that a host ID belongs to out of every list, and into the deletion history. Nothing of it is
-// erased. It fails with ErrUnknown, ErrState if it is deleted, and ErrSucceeded if the host ID is a predecessor's.
+// erased. The open conflicts about it are parked until it is restored. It fails with ErrUnknown, ErrState if it is deleted, and ErrSucceeded if the host ID is a predecessor's.
 func (r *Registry) Delete(ctx context.Context, id hostid.ID, by Actor) (m Maintenance, err error) {
 	err = r.decide(ctx, func(t *transaction) error {
 		a, err := t.maintained(id)
@@ -399,11 +399,15 @@ func hiddenBy(hosts []marks) (State, int64) {
 	return "", 0
 }
 
-// assetInSight is a condition in SQL: the asset of that row is not deleted.
-func assetInSight(asset string) string {
-	const hosts = `EXISTS (SELECT 1 FROM hosts v WHERE v.asset_id = %s AND v.deleted IS %s)`
-	return "(" + fmt.Sprintf("NOT "+hosts, asset, "NOT NULL") + " OR " + fmt.Sprintf(hosts, asset, "NULL AND v.succeeded IS NULL") + ")"
-}
+// parkedBy is, in SQL, the number of the deletion that parks an open conflict c, or NULL: one of the two assets that it is about
+// is deleted, and it was open then. What comes up after a deletion is asked all the same: a PC that comes back without proof
+// must not become a stranger. Nothing is done to what is parked, by nobody, but for what settles by itself; so it is as it
+// would be when the asset is restored.
+const parkedBy = `(SELECT MAX(m.id) FROM hosts v JOIN maintenance m ON m.id = v.deleted WHERE v.asset_id IN (c.asset_id, c.other_asset) AND c.id <= m.conflict
+	AND NOT EXISTS (SELECT 1 FROM hosts s WHERE s.asset_id = v.asset_id AND s.deleted IS NULL AND s.succeeded IS NULL))`
+
+// asked is, in SQL: conflict c is open and not parked.
+const asked = `(c.closed IS NULL AND ` + parkedBy + ` IS NULL)`
 
 func (m marks) of(kind MaintenanceKind) int64 {
 	return map[MaintenanceKind]int64{Deletion: m.deleted, Archiving: m.archived, Retirement: m.retired, Replacement: m.succeeded}[kind]
@@ -426,7 +430,9 @@ func (t *transaction) mark(a maintainedAsset, kind MaintenanceKind, other hostid
 	}
 	m.HostID = latest.id
 	var err error
-	m.ID, err = t.insert(`INSERT INTO maintenance (kind, host_id, other, host_ids, name, last_checkin, cause, who, made) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+	t.conflictsChanged = true // a deletion parks some
+	m.ID, err = t.insert(`INSERT INTO maintenance (kind, host_id, other, host_ids, name, last_checkin, cause, who, made, conflict)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, (SELECT COALESCE(MAX(id), 0) FROM conflicts))`,
 		string(kind), m.HostID.String(), idText(other), toJSON(m.HostIDs), m.Name, nullTime(m.LastCheckin), string(by.Trigger), by.Who, millis(t.now))
 	if err != nil {
 		return m, err
@@ -457,6 +463,17 @@ func (t *transaction) unmark(id int64, by Actor) (Maintenance, error) {
 	m := all[0]
 	if !m.Ended.IsZero() {
 		return m, fmt.Errorf("%s %d: %w: it has ended already", m.Kind, id, ErrState)
+	}
+	t.conflictsChanged = true // those that a deletion parked are asked again
+	assets, err := collect(t, func(scan func(...any) error) (id int64, err error) { return id, scan(&id) },
+		`SELECT DISTINCT asset_id FROM hosts WHERE `+m.Kind.column()+` = $1`, id)
+	if err != nil {
+		return m, err
+	}
+	for _, a := range assets {
+		if err := t.wakeAsset(a); err != nil {
+			return m, err
+		}
 	}
 	m.Ended, m.EndedTrigger, m.EndedBy = t.now, by.Trigger, by.Who
 	if _, err := t.exec(`UPDATE maintenance SET ended = $1, ended_cause = $2, ended_by = $3 WHERE id = $4`, millis(t.now), string(by.Trigger), by.Who, id); err != nil {

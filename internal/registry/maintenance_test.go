@@ -702,3 +702,157 @@ func TestAttemptsOfASucceededPCStay(t *testing.T) {
 		})
 	}
 }
+
+// Deleting an asset parks the open conflicts about it, on either side of them: nobody is asked, nothing decides, no PC waits for it.
+// Restoring brings back exactly those.
+func TestDeletingParksConflicts(t *testing.T) {
+	t.Parallel()
+	for name, deletes := range map[string]func(p, q *pc) []*pc{
+		"the asset":       func(p, q *pc) []*pc { return []*pc{p} },
+		"the other asset": func(p, q *pc) []*pc { return []*pc{q} },
+		"both":            func(p, q *pc) []*pc { return []*pc{p, q} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newManager(t)
+			q := newPC(m, "alpha")
+			m.round(q)
+			m.pass(liveIntervals * DefaultInterval) // q is not heard any more
+			p := newPC(m, "beta")
+			p.report.Facts.SystemUUID, p.report.Facts.BoardSerial = q.report.Facts.SystemUUID, q.report.Facts.BoardSerial
+			m.round(p)
+			c := m.onlyConflict("same-board")
+			expect(t, "about", []hostid.ID{c.HostID, c.Other}, []hostid.ID{p.report.HostID, q.report.HostID})
+			before := m.told()
+			gone := deletes(p, q)
+			for _, d := range gone {
+				_, err := m.Delete(t.Context(), d.report.HostID, alice)
+				must(t, err)
+			}
+			last := int64(len(gone))
+
+			expect(t, "open conflicts", m.conflictKinds(), nil)
+			page, _, err := m.ConflictsPage(t.Context(), false, 0, 10)
+			must(t, err)
+			expect(t, "page of open conflicts", len(page), 0)
+			is, err := m.Conflict(t.Context(), c.ID)
+			must(t, err)
+			expect(t, "status, by, verbs", []any{is.Status, is.ParkedBy, len(is.Verbs)}, []any{Parked, last, 0})
+			a := m.asset(p.report.HostID)
+			expect(t, "conflicts counted, told", []int{a.Conflicts, len(a.Open)}, []int{0, 1})
+			for _, v := range []Verb{Merge, KeepBoth, Block} {
+				if _, err := m.Resolve(t.Context(), c.ID, v, "alice"); !errors.Is(err, ErrParked) {
+					t.Errorf("%s: %v", v, err)
+				}
+				if _, err := m.Preview(t.Context(), c.ID, v); !errors.Is(err, ErrParked) {
+					t.Errorf("%s, previewed: %v", v, err)
+				}
+			}
+			for _, d := range slices.Backward(gone) {
+				_, err := m.Restore(t.Context(), d.report.HostID, alice)
+				must(t, err)
+				if d != gone[0] {
+					expect(t, "open conflicts with the other one still deleted", m.conflictKinds(), nil)
+				}
+			}
+			expect(t, "everything", m.told("deleted", "restored"), before)
+			expect(t, "provisional", p.checkIn().Provisional, true)
+			m.resolve(m.onlyConflict("same-board"), KeepBoth)
+		})
+	}
+}
+
+// Whoever is in sight is served as if nothing had to be decided, whatever rules there are; what comes up after the deletion is asked.
+func TestParkedConflictLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	q := newPC(m, "alpha")
+	m.round(q)
+	m.pass(liveIntervals * DefaultInterval)
+	like := func(name string) *pc {
+		p := newPC(m, name)
+		p.report.Facts.SystemUUID, p.report.Facts.BoardSerial = q.report.Facts.SystemUUID, q.report.Facts.BoardSerial
+		return p
+	}
+	p := like("beta")
+	expect(t, "provisional", p.checkIn().Provisional, true)
+	parked := m.onlyConflict("same-board")
+	_, err := m.Delete(t.Context(), q.report.HostID, alice)
+	must(t, err)
+
+	// Also where nothing that it says is new any more: restoring is heard with the next report.
+	var resting int
+	for range 5 {
+		m.pass(DefaultInterval)
+		p.checkIn()
+	}
+	must(t, m.readers.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM resting`).Scan(&resting))
+	expect(t, "hosts at rest", resting, 1)
+	m.pass(DefaultInterval)
+	p.checkIn()
+	_, err = m.Restore(t.Context(), q.report.HostID, alice)
+	must(t, err)
+	m.pass(DefaultInterval)
+	expect(t, "provisional", p.checkIn().Provisional, true)
+	_, err = m.Delete(t.Context(), q.report.HostID, alice)
+	must(t, err)
+	must(t, m.SetRule(t.Context(), "same-board", Enforce, "alice"))
+	for range 3 {
+		m.pass(DefaultInterval)
+		expect(t, "provisional", p.checkIn().Provisional, false)
+	}
+	expect(t, "state", m.asset(p.report.HostID).State, Live)
+	expect(t, "open conflicts", m.conflictKinds(), nil)
+	expect(t, "decided", slices.Contains(m.kinds(p.report.HostID), "rule-decided"), false)
+
+	// The archive waits for what is asked, and for nothing else.
+	m.pass(40 * day)
+	due, err := m.Archive(t.Context(), 30, true, alice)
+	must(t, err)
+	var names []string
+	for _, a := range due.Assets {
+		names = append(names, a.Name)
+	}
+	expect(t, "to be archived", names, []string{"beta"})
+
+	// A third one on that board is a new question, with those in sight and with the one that is deleted.
+	r := like("gamma")
+	expect(t, "provisional", r.checkIn().Provisional, true)
+	open := m.open()
+	if len(open) != 1 || open[0].HostID != r.report.HostID || open[0].ID == parked.ID {
+		t.Fatalf("open: %+v", open)
+	}
+	// The PC itself takes back that it was deleted: the question is there at once.
+	q.checkIn()
+	is, err := m.Conflict(t.Context(), parked.ID)
+	must(t, err)
+	expect(t, "status", is.Status, Waiting)
+	expect(t, "provisional", p.checkIn().Provisional, true)
+}
+
+// A PC that comes back without proof after its asset was deleted is asked about: it must not become a stranger. Merging shows
+// the asset again; a PC that comes back with proof brings its own questions back in the same reply.
+func TestComesBackAfterDeletionWithoutProof(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	q := newPC(m, "alpha")
+	m.round(q)
+	m.pass(liveIntervals * DefaultInterval)
+	_, err := m.Delete(t.Context(), q.report.HostID, alice)
+	must(t, err)
+	p := newPC(m, "beta")
+	p.report.Facts.SystemUUID, p.report.Facts.BoardSerial = q.report.Facts.SystemUUID, q.report.Facts.BoardSerial
+	expect(t, "provisional", p.checkIn().Provisional, true)
+	c := m.onlyConflict("same-board")
+	expect(t, "about the deleted one", c.Other, q.report.HostID)
+	_, err = m.Delete(t.Context(), p.report.HostID, alice)
+	must(t, err)
+	expect(t, "open conflicts", m.conflictKinds(), nil)
+	expect(t, "provisional in the reply that takes the deletion back", p.checkIn().Provisional, true)
+	m.resolve(m.onlyConflict("same-board"), Merge)
+	m.round(p)
+	m.round(p)
+	a := m.asset(q.report.HostID)
+	expect(t, "state, conflicts", []any{a.State, a.Conflicts}, []any{Live, 0})
+	expect(t, "host IDs", len(a.HostIDs), 2)
+}

@@ -100,10 +100,10 @@ func (r *Registry) HistoryPage(ctx context.Context, of hostid.ID, newest bool, a
 	return page, next, err
 }
 
-// ConflictsPage returns open conflicts, the oldest first, or closed ones, those with the highest numbers first, from after the one
+// ConflictsPage returns open conflicts that are not parked, the oldest first, or closed ones, those with the highest numbers first, from after the one
 // that the last page ended with (0: from the first). next is 0 where none follow. limit is at most MaxPage.
 func (r *Registry) ConflictsPage(ctx context.Context, closed bool, after int64, limit int) (page []Conflict, next int64, err error) {
-	where := `WHERE c.id IN (SELECT id FROM conflicts WHERE closed IS NULL AND ($1 = 0 OR id > $1) ORDER BY id LIMIT $2)`
+	where := `WHERE c.id IN (SELECT c.id FROM conflicts c WHERE ` + asked + ` AND ($1 = 0 OR c.id > $1) ORDER BY c.id LIMIT $2)`
 	if closed {
 		where = `WHERE c.id IN (SELECT id FROM conflicts WHERE closed IS NOT NULL AND ($1 = 0 OR id < $1) ORDER BY id DESC LIMIT $2)`
 	}

@@ -31,6 +31,7 @@ var (
 	ErrVerb     = errors.New("this verb makes no sense here")
 	ErrResolved = errors.New("the conflict is resolved already; undo that first")
 	ErrUndone   = errors.New("the resolution was undone already")
+	ErrParked   = errors.New("an asset that it is about is deleted")
 )
 
 // conflictRow is a row of conflicts.
@@ -46,15 +47,17 @@ type conflictRow struct {
 	held       bool
 	proposal   proposal
 	evidence   string
+	parkedBy   int64 // the deletion that parks it; 0: none
 }
 
-const conflictColumns = `SELECT c.id, c.kind, c.subject, c.host_id, c.other_host, c.opened, c.closed, COALESCE(c.resolution, 0), c.held, c.proposal, c.evidence FROM conflicts c `
+const conflictColumns = `SELECT c.id, c.kind, c.subject, c.host_id, c.other_host, c.opened, c.closed, COALESCE(c.resolution, 0), c.held, c.proposal, c.evidence,
+	CASE WHEN c.closed IS NULL THEN COALESCE(` + parkedBy + `, 0) ELSE 0 END FROM conflicts c `
 
 func scanConflict(scan func(...any) error) (c conflictRow, err error) {
 	var host, other, proposed string
 	var opened int64
 	var closed sql.NullInt64
-	if err := scan(&c.id, &c.kind, &c.subject, &host, &other, &opened, &closed, &c.resolution, &c.held, &proposed, &c.evidence); err != nil {
+	if err := scan(&c.id, &c.kind, &c.subject, &host, &other, &opened, &closed, &c.resolution, &c.held, &proposed, &c.evidence, &c.parkedBy); err != nil {
 		return c, err
 	}
 	c.opened, c.closed = fromMillis(opened), fromNullTime(closed)
@@ -100,7 +103,7 @@ func (c conflictRow) observedOther() hostid.ID {
 // verbs are those that make sense.
 func (c conflictRow) verbs() []Verb {
 	switch {
-	case !c.closed.IsZero():
+	case !c.closed.IsZero(), c.parkedBy != 0:
 		return []Verb{}
 	case c.kind == "duplicate": // nobody reported anything wrong
 		return []Verb{Merge, KeepBoth}
@@ -161,7 +164,7 @@ func (t *transaction) openLines(conflict int64) ([]int64, error) {
 }
 
 // Resolve decides a conflict. What it does on the PCs is ordered with their next reports; the conflict closes when
-// they acknowledge it. who is told in the history. It fails with ErrUnknown, ErrVerb, ErrResolved or an error of
+// they acknowledge it. who is told in the history. It fails with ErrUnknown, ErrVerb, ErrResolved, ErrParked or an error of
 // the database, and then nothing was changed.
 func (r *Registry) Resolve(ctx context.Context, conflict int64, verb Verb, who string) (Resolution, error) {
 	var id int64
@@ -186,6 +189,9 @@ func (r *Registry) Resolve(ctx context.Context, conflict int64, verb Verb, who s
 func (t *transaction) resolve(c conflictRow, verb Verb, who, why string) (id int64, err error) {
 	if !c.closed.IsZero() {
 		return 0, fmt.Errorf("conflict %d is closed: %w", c.id, ErrResolved)
+	}
+	if c.parkedBy != 0 {
+		return 0, fmt.Errorf("conflict %d: %w: deletion %d; restore that first", c.id, ErrParked, c.parkedBy)
 	}
 	if !slices.Contains(c.verbs(), verb) {
 		return 0, fmt.Errorf("%s: %w: conflict %d takes %s", verb, ErrVerb, c.id, verbList(c.verbs()))

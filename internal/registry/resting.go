@@ -205,9 +205,10 @@ func (t *transaction) wake(which string, args ...any) error {
 	return nil
 }
 
-// wakeAsset wakes whatever rests in an asset.
+// wakeAsset wakes whatever rests in an asset, and whoever rests because a conflict about it is parked.
 func (t *transaction) wakeAsset(id int64) error {
-	return t.wake(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = $1)`, id)
+	return t.wake(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = $1) OR branch_id IN (SELECT l.branch_id FROM conflict_lines l
+		JOIN conflicts c ON c.id = l.conflict_id WHERE c.closed IS NULL AND (c.asset_id = $1 OR c.other_asset = $1))`, id)
 }
 
 func (t *transaction) wakeHost(q *restingHost) error {

@@ -106,7 +106,7 @@ func (t *transaction) propose(id int64, p proposal) error {
 func (t *transaction) applyRules(line int64) error {
 	ids, err := collect(t, func(scan func(...any) error) (id int64, err error) { return id, scan(&id) },
 		`SELECT c.id FROM conflict_lines l JOIN conflicts c ON c.id = l.conflict_id WHERE l.branch_id = $1 AND l.left_at IS NULL
-			AND c.closed IS NULL AND c.resolution IS NULL AND NOT c.held AND c.kind IN ('other-board', 'same-board', 'replacement') ORDER BY c.id`, line)
+			AND `+asked+` AND c.resolution IS NULL AND NOT c.held AND c.kind IN ('other-board', 'same-board', 'replacement') ORDER BY c.id`, line)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (t *transaction) applyRules(line int64) error {
 // applyRule has the rule for a conflict decide about it, as far as it may.
 func (t *transaction) applyRule(id int64) error {
 	c, err := t.conflictRow(id)
-	if err != nil || c.resolution != 0 || c.held || !c.closed.IsZero() || !slices.Contains(ruleNames, c.kind) {
+	if err != nil || c.resolution != 0 || c.held || !c.closed.IsZero() || c.parkedBy != 0 || !slices.Contains(ruleNames, c.kind) {
 		return err
 	}
 	mode := Observe
