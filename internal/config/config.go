@@ -41,6 +41,12 @@ type AMT struct {
 	TLSPin       string `toml:"tls_pin"`      // or the device's public key: "sha256:" and 64 lower-case hex digits
 	Enterprise   string `toml:"enterprise"`   // default "samehost"
 	URL          string `toml:"url"`          // client only: LMS (the default where AMT is in use), or a simulated PC
+
+	// FromManager: settings that came from the manager take the place of what stands here (With). Default: in a client's
+	// file true where it names a password, which is the one to begin with; in the others where they name none.
+	FromManager bool `toml:"from_manager"`
+
+	Given *Given // what With put in place of the table; nil: nothing
 }
 
 // Dcmamtin is the [dcmamtin] table.
@@ -462,6 +468,9 @@ func (d *document) amt(a *AMT, client bool) {
 	if !printable(a.Enterprise) || utf8.RuneCountInString(a.Enterprise) > maxName {
 		d.fail("amt.enterprise", "must be 1 to %d printable characters", maxName)
 	}
+	if !d.has("amt.from_manager") {
+		a.FromManager = client == (a.PasswordFile != "" || a.PasswordEnv != "")
+	}
 	switch {
 	case !client && d.has("amt.url"):
 		d.fail("amt.url", "belongs into the client's file; leave it out here")
@@ -482,13 +491,15 @@ func printable(s string) bool {
 }
 
 // ErrNoPassword reports that the file says no place to take the AMT management user's password from.
-var ErrNoPassword = errors.New("no password for the AMT management user; write password_file (or password_env) into [amt]")
+var ErrNoPassword = errors.New("no password for the AMT management user; write password_file (or password_env) into [amt], or from_manager = true where the manager tells it (samehost-manager amtsetup set)")
 
-// Password reads the AMT management user's password: the one line of PasswordFile, without its line end, or the
+// Password is the AMT management user's password: the given one (With), else the one line of PasswordFile, without its line end, or the
 // variable that PasswordEnv names. It fails if neither is set (ErrNoPassword), and if what it finds is empty, has
 // more than one line, or is longer than 1024 bytes. Errors never quote what was read.
 func (a AMT) Password() (Secret, error) {
 	switch {
+	case a.Given != nil:
+		return a.Given.Password, nil
 	case a.PasswordFile != "":
 		b, err := readBounded(a.PasswordFile, maxPassword+2)
 		if errors.Is(err, errTooLong) {
@@ -516,7 +527,7 @@ func (a AMT) Password() (Secret, error) {
 func judgePassword(s string) error {
 	switch {
 	case s == "":
-		return errors.New("empty; put the AMT management user's password there")
+		return errors.New("empty; write it there")
 	case len(s) > maxPassword:
 		return fmt.Errorf("longer than %d bytes", maxPassword)
 	case strings.ContainsAny(s, "\r\n"):
@@ -530,7 +541,7 @@ func judgePassword(s string) error {
 // Warnings are lines for the log about things that work but should not stay: a password file that other users of
 // this machine can read. (It is no error: a file made with the usual umask would stop every first try.)
 func (a AMT) Warnings() []string {
-	if runtime.GOOS == "windows" || a.PasswordFile == "" {
+	if runtime.GOOS == "windows" || a.PasswordFile == "" || a.Given != nil {
 		return nil
 	}
 	info, err := os.Stat(a.PasswordFile)

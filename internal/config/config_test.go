@@ -44,6 +44,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	amt.FromManager = true
 	want := Manager{DataDir: data, Listen: "127.0.0.1:8740", Database: "sqlite:" + filepath.Join(data, "samehost.db"),
 		AMT: amt, Dcmamtin: Dcmamtin{Resolve: "dns"}}
 	if diff := cmp.Diff(want, m); diff != "" {
