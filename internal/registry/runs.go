@@ -516,7 +516,7 @@ type RunCounts struct {
 // RunRoute is what of a run goes one way.
 type RunRoute struct {
 	Route   string     `json:"route"`    // \ is the manager itself; \relay1\relay2 is done by relay2
-	Relay   hostid.ID  `json:"relay"`    // "" for the manager itself
+	Relay   string     `json:"relay"`    // its host ID; "" for the manager itself
 	State   string     `json:"state"`    // waiting, running or ended
 	Waiting *time.Time `json:"waiting"`  // since when; null: not
 	Begun   *time.Time `json:"begun"`    // null: not yet
@@ -623,13 +623,9 @@ func (r *Registry) routesOf(ctx context.Context, s *RunState) error {
 		RunRoute
 	}
 	parts, err := scanAll(ctx, r.readers, func(scan func(...any) error) (p part, err error) {
-		var relay string
 		var waiting, begun, ended sql.NullInt64
-		if err := scan(&p.id, &relay, &p.Route, &waiting, &begun, &ended); err != nil {
+		if err := scan(&p.id, &p.Relay, &p.Route, &waiting, &begun, &ended); err != nil {
 			return p, err
-		}
-		if relay != "" {
-			p.Relay, err = hostid.ParseID(relay)
 		}
 		p.Begun, p.Ended, p.Reasons = orNil(begun), orNil(ended), map[string]int{}
 		switch {
