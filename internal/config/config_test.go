@@ -328,8 +328,8 @@ func TestPassword(t *testing.T) {
 		{"P@ssw0rd!\r\n", "P@ssw0rd!", ""},
 		{"\ufeffP@ss w0rd!", "P@ss w0rd!", ""},
 		{" leading and trailing blanks belong to it \n", " leading and trailing blanks belong to it ", ""},
-		{"", "", "empty; put the AMT management user's password there"},
-		{"\n", "", "empty; put the AMT management user's password there"},
+		{"", "", "empty; write it there"},
+		{"\n", "", "empty; write it there"},
 		{"hunter2\n\n", "", "more than one line; it must hold the password and nothing else"},
 		{"user\nhunter2\n", "", "more than one line; it must hold the password and nothing else"},
 		{"hunter2\x00", "", "holds characters that no password has; write it as UTF-8 text"},
@@ -352,7 +352,7 @@ func TestPassword(t *testing.T) {
 	if got, err := (AMT{PasswordEnv: "SAMEHOST_TEST_PASSWORD"}).Password(); err != nil || got.Reveal() != "from the environment" {
 		t.Errorf("got %q, %v", got.Reveal(), err)
 	}
-	const unset = "environment variable SAMEHOST_TEST_UNSET (from [amt] password_env): empty; put the AMT management user's password there"
+	const unset = "environment variable SAMEHOST_TEST_UNSET (from [amt] password_env): empty; write it there"
 	if _, err := (AMT{PasswordEnv: "SAMEHOST_TEST_UNSET"}).Password(); err == nil || err.Error() != unset {
 		t.Errorf("got %v, want %s", err, unset)
 	}
