@@ -23,6 +23,7 @@ import (
 
 	"samehost/internal/amtinit"
 	"samehost/internal/config"
+	"samehost/internal/terminal"
 	"samehost/internal/wsman"
 )
 
@@ -56,7 +57,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case a.version:
 		return printed(fmt.Fprintln(stdout, "dcmamtin", version))
 	}
-	c := command{arguments: a, screen: newScreen(stdout, stderr)}
+	c := command{arguments: a, screen: terminal.NewScreen(stdout, stderr)}
 	c.out = newReport(a, c.screen)
 	if bad, ok := errors.AsType[*argumentError](err); ok {
 		return c.complain(&problem{exitArguments, bad.text})
@@ -83,7 +84,7 @@ var version = "development"
 // command is one run.
 type command struct {
 	arguments
-	screen *screen
+	screen *terminal.Screen
 	out    *report
 
 	list       *targetList
@@ -114,7 +115,7 @@ func (c *command) close() {
 	}
 }
 
-func (c *command) say(text string) { fmt.Fprintln(c.screen.errors(), "dcmamtin: "+text) }
+func (c *command) say(text string) { fmt.Fprintln(c.screen.Errors(), "dcmamtin: "+text) }
 
 func (c *command) complain(p *problem) int {
 	c.say(p.text.In(c.lang))
@@ -200,7 +201,9 @@ func (c *command) work(ctx context.Context) int {
 		finished.Add(int64(c.tally.sum.Failed))
 		failed.Store(int64(c.tally.sum.Failed))
 	}
-	stopProgress := c.showProgress(&finished, &failed)
+	stopProgress := c.screen.Show(c.progress, c.lang, func() terminal.Standing {
+		return terminal.Standing{Total: c.list.count, Done: int(finished.Load()), Failed: int(failed.Load())}
+	}, c.say)
 	var logErr error
 	done := 0
 	show := func(o amtinit.Outcome) { // one at a time
@@ -326,7 +329,7 @@ func (c *command) watchSignals() (ctx context.Context, end func()) {
 			switch n {
 			case 1:
 				c.stop()
-				text := newProblem(exitOther, textInterrupted, c.begun.Load()-c.answered.Load(), duration(c.timeout, c.lang)).text.In(c.lang)
+				text := newProblem(exitOther, textInterrupted, c.begun.Load()-c.answered.Load(), terminal.Duration(c.timeout, c.lang)).text.In(c.lang)
 				saying.Go(func() { c.say(text) }) // a terminal that is held up (Ctrl-S) does not hold up the next signal
 			case 2:
 				cancel()

@@ -15,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"samehost/internal/terminal"
 )
 
 // openTerminal makes a terminal of that size; what is written to tty can be read from the other end.
@@ -75,14 +77,14 @@ func (d *display) write(s string) error {
 		case r < ' ':
 			return fmt.Errorf("the terminal got %q", s[:1])
 		default:
-			for len(*line) < d.col+columnsOf(r) {
+			for len(*line) < d.col+terminal.Columns(string(r)) {
 				*line = append(*line, ' ')
 			}
 			(*line)[d.col] = r
-			if columnsOf(r) == 2 {
+			if terminal.Columns(string(r)) == 2 {
 				(*line)[d.col+1] = -1
 			}
-			d.col += columnsOf(r)
+			d.col += terminal.Columns(string(r))
 		}
 		s = s[size:]
 	}
@@ -216,13 +218,13 @@ func TestBarOnTerminal(t *testing.T) {
 			}
 		}
 		for _, line := range lines {
-			if columns(line) > test.columns && !strings.Contains(line, "DCMAMT.LOG") {
-				t.Errorf("%+v: %d columns are taken by %q", test, columns(line), line)
+			if terminal.Columns(line) > test.columns && !strings.Contains(line, "DCMAMT.LOG") {
+				t.Errorf("%+v: %d columns are taken by %q", test, terminal.Columns(line), line)
 			}
 		}
 		// Each drawing of the bar, not only the last; the terminal's last column stays free.
 		for _, line := range regexp.MustCompile(`[^\r\n]*\d+/40[^\r\n]*`).FindAllString(all, -1) {
-			if n := columns(escapes.ReplaceAllString(line, "")); n >= test.columns {
+			if n := terminal.Columns(escapes.ReplaceAllString(line, "")); n >= test.columns {
 				t.Errorf("%+v: the bar takes %d columns: %q", test, n, line)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/terminal"
 )
 
 // report writes the results to standard output: one line per target, then the summary. What came from a file or
@@ -36,10 +37,10 @@ type warned struct {
 	hosts []string // the first ones
 }
 
-func newReport(a arguments, s *screen) *report {
+func newReport(a arguments, s *terminal.Screen) *report {
 	return &report{
-		w:         s.results(),
-		columns:   func() int { return max(widthOf(s.stdout)-1, 0) }, // the last one stays free, as with the bar
+		w:         s.Results(),
+		columns:   func() int { return max(s.Columns()-1, 0) }, // the last one stays free, as with the bar
 		now:       time.Now,
 		began:     time.Now(),
 		arguments: a,
@@ -53,7 +54,6 @@ const (
 	maxEnterprises = 8   // a device has four places
 
 	widestText = 100 // columns; longer lines are hard to read
-	leastTable = 60  // columns that a table with three columns needs
 )
 
 // targetJSON is a line of --json. Field names never change their meaning; docs/operations/dcmamtin.en.md has them.
@@ -159,9 +159,9 @@ func (r *report) target(o amtinit.Outcome) {
 	}
 	for i, part := range parts {
 		if i == 0 {
-			parts[i] = hanging("", 2, part, min(width, widestText))
+			parts[i] = terminal.Hanging("", 2, part, min(width, widestText))
 		} else {
-			parts[i] = hanging("  ", 4, part, min(width, widestText))
+			parts[i] = terminal.Hanging("  ", 4, part, min(width, widestText))
 		}
 	}
 	r.line(strings.Join(parts, "\n"))
@@ -184,7 +184,7 @@ func (r *report) targetText(o amtinit.Outcome, brief bool) (parts []string) {
 		if detail != "" {
 			fmt.Fprintf(&b, " [%s]", amtinit.Printable(detail, maxShownError))
 		}
-		fmt.Fprintf(&b, " %s %s", textRemedy.In(r.lang), remedy.In(r.lang))
+		fmt.Fprintf(&b, " %s %s", terminal.TextRemedy.In(r.lang), remedy.In(r.lang))
 	}
 	switch {
 	case !o.OK():
@@ -210,7 +210,7 @@ func (r *report) targetText(o amtinit.Outcome, brief bool) (parts []string) {
 		}
 		b.WriteString(did.In(r.lang))
 		if !brief || r.dryRun {
-			fmt.Fprintf(&b, textDetail.In(r.lang), strings.Join(list, textComma.In(r.lang)))
+			fmt.Fprintf(&b, textDetail.In(r.lang), strings.Join(list, terminal.TextComma.In(r.lang)))
 		}
 	}
 	parts = append(parts, b.String())
@@ -255,25 +255,16 @@ func (r *report) findings(o amtinit.Outcome) (parts []string) {
 		}
 	}
 	if len(found) > 0 {
-		parts = append(parts, strings.Join(found, textComma.In(r.lang)))
+		parts = append(parts, strings.Join(found, terminal.TextComma.In(r.lang)))
 	}
 	if len(f.Enterprises) > 0 {
 		names := make([]string, 0, len(f.Enterprises))
 		for _, e := range f.Enterprises[:min(len(f.Enterprises), maxEnterprises)] {
 			names = append(names, `"`+amtinit.Printable(e, maxShown)+`"`)
 		}
-		parts = append(parts, fmt.Sprintf(textEnterprises.In(r.lang), r.list(names, len(f.Enterprises))))
+		parts = append(parts, fmt.Sprintf(textEnterprises.In(r.lang), terminal.List(r.lang, names, len(f.Enterprises))))
 	}
 	return parts
-}
-
-// list joins the first few of so many names.
-func (r *report) list(first []string, of int) string {
-	text := strings.Join(first, textComma.In(r.lang))
-	if more := of - len(first); more > 0 {
-		text += fmt.Sprintf(textMore.In(r.lang), more)
-	}
-	return text
 }
 
 func (r *report) targetJSON(o amtinit.Outcome) {
@@ -329,7 +320,7 @@ func (r *report) summary(s amtinit.Summary, targets, exit int, log string) {
 	}
 	width := r.columns()
 	if width == 0 {
-		width = unknownWidth
+		width = terminal.UnknownWidth
 	}
 	width = min(width, widestText)
 
@@ -353,7 +344,7 @@ func (r *report) summary(s amtinit.Summary, targets, exit int, log string) {
 		r.fitted(width, fmt.Sprintf(textWarned.In(r.lang), s.Warned))
 	}
 	if seconds := took.Seconds(); seconds > 0 {
-		r.fitted(width, fmt.Sprintf(textTook.In(r.lang), duration(took, r.lang), rateText(float64(r.finished)/seconds)))
+		r.fitted(width, fmt.Sprintf(textTook.In(r.lang), terminal.Duration(took, r.lang), terminal.RateText(float64(r.finished)/seconds)))
 	}
 	// Paths and commands are not broken: they are there to be copied.
 	r.line(fmt.Sprintf(textLogAt.In(r.lang), exit, log))
@@ -387,65 +378,33 @@ func (r *report) summaryJSON(s amtinit.Summary, targets, exit int, log string, t
 	r.object(line)
 }
 
-// row is one message of a table, with how often it came and where.
-type row struct {
-	count         int
-	id            string
-	cause, remedy amtinit.Text
-	hosts         []string
-}
-
-func (r *report) reasonRows(s amtinit.Summary) (rows []row) {
+func (r *report) reasonRows(s amtinit.Summary) (rows []terminal.Row) {
 	for _, reason := range amtinit.Reasons() {
 		if n := s.Reasons[reason.Code]; n > 0 {
-			rows = append(rows, row{n, reason.ID, reason.Cause, reason.Remedy, s.Hosts[reason.Code]})
+			rows = append(rows, terminal.Row{Count: n, ID: reason.ID, Cause: reason.Cause.In(r.lang), Remedy: reason.Remedy.In(r.lang), Hosts: s.Hosts[reason.Code]})
 		}
 	}
 	return rows
 }
 
-func (r *report) warningRows() (rows []row) {
+func (r *report) warningRows() (rows []terminal.Row) {
 	for _, id := range slices.Sorted(maps.Keys(r.warnings)) {
 		w := r.warnings[id]
-		rows = append(rows, row{w.count, id, w.Cause, w.Remedy, w.hosts})
+		rows = append(rows, terminal.Row{Count: w.count, ID: id, Cause: w.Cause.In(r.lang), Remedy: w.Remedy.In(r.lang), Hosts: w.hosts})
 	}
 	return rows
 }
 
-// table writes the rows under a heading, the most frequent first; nothing if there are none. A terminal that is too narrow
-// for columns gets the text below number and message ID.
-func (r *report) table(width int, heading amtinit.Text, rows []row) {
-	if len(rows) == 0 {
-		return
-	}
-	slices.SortStableFunc(rows, func(a, b row) int { return b.count - a.count })
-	r.line("")
-	r.fitted(width, heading.In(r.lang))
-	for _, row := range rows {
-		r.line("")
-		hosts := make([]string, 0, len(row.hosts))
-		for _, h := range row.hosts {
-			hosts = append(hosts, amtinit.Printable(h, maxShown))
-		}
-		head := fmt.Sprintf("%6d  %s  ", row.count, row.id)
-		indent := columns(head)
-		if width < leastTable {
-			r.line(strings.TrimRight(head, " "))
-			head, indent = "  ", 2
-		}
-		r.line(hanging(head, indent, row.cause.In(r.lang), width))
-		blank := strings.Repeat(" ", indent)
-		r.line(hanging(blank, indent, textRemedy.In(r.lang)+" "+row.remedy.In(r.lang), width))
-		if len(hosts) > 0 {
-			r.line(hanging(blank, indent, textHosts.In(r.lang)+" "+r.list(hosts, row.count), width))
-		}
+func (r *report) table(width int, heading amtinit.Text, rows []terminal.Row) {
+	for _, line := range terminal.Table(width, r.columns() > 0, r.lang, heading, rows) {
+		r.line(line)
 	}
 }
 
 // fitted writes a line, broken for the columns of a terminal if that is where it goes.
 func (r *report) fitted(width int, text string) {
 	if r.columns() > 0 {
-		text = hanging("", 2, text, width)
+		text = terminal.Hanging("", 2, text, width)
 	}
 	r.line(text)
 }

@@ -17,6 +17,7 @@ import (
 
 	"samehost/internal/amt"
 	"samehost/internal/amtinit"
+	"samehost/internal/terminal"
 )
 
 var update = flag.Bool("update", false, "write the screens of docs/operations/dcmamtin.md anew")
@@ -86,14 +87,14 @@ func exampleSummary(warnedTargets int) amtinit.Summary {
 func screens() map[string]string {
 	const log = "/var/lib/samehost/DCMAMT.LOG"
 	all := make(map[string]string)
-	half := standing{total: 10000, done: 5230, failed: 161, rate: 241.3}
+	half := terminal.Standing{Total: 10000, Done: 5230, Failed: 161, Rate: 241.3}
 	for _, lang := range []amtinit.Lang{amtinit.English, amtinit.Japanese} {
 		for name, width := range map[string]int{"progress": 80, "progress-40": 40} {
 			all[name+"-"+string(lang)] = screenOf(lang, width, false, func(r *report, out *bytes.Buffer) {
 				for _, o := range exampleOutcomes() {
 					r.target(o)
 				}
-				fmt.Fprintln(out, half.bar(lang, width-1))
+				fmt.Fprintln(out, half.Bar(lang, width-1))
 			})
 		}
 		all["summary-"+string(lang)] = screenOf(lang, 80, false, func(r *report, _ *bytes.Buffer) {
@@ -168,7 +169,7 @@ func TestScreensFit(t *testing.T) {
 			limit = 40
 		}
 		for line := range strings.Lines(screen) {
-			if n := columns(strings.TrimSuffix(line, "\n")); n >= limit && !strings.HasPrefix(name, "file-") {
+			if n := terminal.Columns(strings.TrimSuffix(line, "\n")); n >= limit && !strings.HasPrefix(name, "file-") {
 				t.Errorf("%s: %d columns: %s", name, n, line)
 			}
 			if strings.TrimRight(line, " \n") != strings.TrimSuffix(line, "\n") {

@@ -134,22 +134,11 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 	textUnreadable = amtinit.Text{
 		EN: "%s: %d lines cannot be read; what they say counts as not done",
 		JA: "%s: 読み取れない行が%d行あります。その行の実行先は、終わっていないものとして扱います"}
-	textProgress = amtinit.Text{
-		EN: "%d of %d targets done, %d failed, %s per second, time left: %s",
-		JA: "%[2]d台中%[1]d台終了、失敗%[3]d台、毎秒%[4]s台、残り時間: %[5]s"}
-	textUnknownTime = amtinit.Text{EN: "not known yet", JA: "不明"}
-	textBarFailed   = amtinit.Text{EN: "failed %d", JA: "失敗%d"}
-	textBarLeft     = amtinit.Text{EN: "ETA %s", JA: "残り%s"}
-	textBarRate     = amtinit.Text{EN: "%s/s", JA: "毎秒%s台"}
-	textSeconds     = amtinit.Text{EN: "%ds", JA: "%d秒"}
-	textMinutes     = amtinit.Text{EN: "%dm%02ds", JA: "%d分%02d秒"}
-	textHours       = amtinit.Text{EN: "%dh%02dm", JA: "%d時間%02d分"}
 
 	textInitialized = amtinit.Text{EN: "initialized", JA: "初期設定に成功しました"}
 	textAlready     = amtinit.Text{EN: "initialized already, nothing changed", JA: "初期設定済みです(変更なし)"}
 	textDetail      = amtinit.Text{EN: " (%s)", JA: "(%s)"}
 	textFailed      = amtinit.Text{EN: "FAILED", JA: "失敗"}
-	textRemedy      = amtinit.Text{EN: "Remedy:", JA: "対処:"}
 	textSummary     = amtinit.Text{
 		EN: "Targets: %d, initialized %d (%d already), failed %d, not tried %d",
 		JA: "実行先%d台: 成功%d台(うち初期設定済み%d台)、失敗%d台、未実行%d台"}
@@ -162,9 +151,6 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 	textReasons    = amtinit.Text{EN: "Why targets failed:", JA: "失敗の要因:"}
 	textReasonsDry = amtinit.Text{EN: "Why targets would fail:", JA: "失敗が見込まれる要因:"}
 	textWarnings   = amtinit.Text{EN: "Warnings:", JA: "警告:"}
-	textHosts      = amtinit.Text{EN: "Hosts:", JA: "実行先:"}
-	textComma      = amtinit.Text{EN: ", ", JA: "、"}
-	textMore       = amtinit.Text{EN: " and %d more", JA: "、ほか%d台"}
 	textWarned     = amtinit.Text{EN: "With a warning: %d", JA: "警告あり: %d台"}
 	textTook       = amtinit.Text{EN: "Time: %s, %s targets per second", JA: "所要時間: %s、毎秒%s台"}
 	textLogAt      = amtinit.Text{EN: "Exit code %d. Log: %s", JA: "リターンコード%d。ログ: %s"}

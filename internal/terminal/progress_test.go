@@ -1,7 +1,8 @@
-package main
+package terminal
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"strings"
 	"sync/atomic"
@@ -14,11 +15,11 @@ import (
 
 func TestBar(t *testing.T) {
 	t.Parallel()
-	half := standing{total: 10000, done: 5000, failed: 123, rate: 166.4}
-	begun := standing{total: 10000}
-	over := standing{total: 300, done: 300, failed: 16, rate: 9.96}
+	half := Standing{Total: 10000, Done: 5000, Failed: 123, Rate: 166.4}
+	begun := Standing{Total: 10000}
+	over := Standing{Total: 300, Done: 300, Failed: 16, Rate: 9.96}
 	for _, test := range []struct {
-		standing
+		Standing
 		lang  amtinit.Lang
 		width int
 		want  string
@@ -37,18 +38,18 @@ func TestBar(t *testing.T) {
 		{half, "en", 9, "5000"},
 		{half, "en", 3, ""},
 	} {
-		if got := test.standing.bar(test.lang, test.width); got != test.want {
-			t.Errorf("%+v in %d columns, %s:\n got %s\nwant %s", test.standing, test.width, test.lang, got, test.want)
+		if got := test.Standing.Bar(test.lang, test.width); got != test.want {
+			t.Errorf("%+v in %d columns, %s:\n got %s\nwant %s", test.Standing, test.width, test.lang, got, test.want)
 		}
-		if test.width == 79 && columns(test.want) != 79 {
-			t.Errorf("%q has %d columns, the bar fills all 79", test.want, columns(test.want))
+		if test.width == 79 && Columns(test.want) != 79 {
+			t.Errorf("%q has %d columns, the bar fills all 79", test.want, Columns(test.want))
 		}
 	}
-	for _, s := range []standing{half, begun, over, {}, {total: 1}, {total: 123456789, done: 12345678, failed: 12345678, rate: 0.02}} {
+	for _, s := range []Standing{half, begun, over, {}, {Total: 1}, {Total: 123456789, Done: 12345678, Failed: 12345678, Rate: 0.02}} {
 		for _, lang := range []amtinit.Lang{amtinit.English, amtinit.Japanese} {
 			for width := range 250 {
-				if line := s.bar(lang, width); columns(line) > width {
-					t.Errorf("%q has %d columns of %d", line, columns(line), width)
+				if line := s.Bar(lang, width); Columns(line) > width {
+					t.Errorf("%q has %d columns of %d", line, Columns(line), width)
 				}
 			}
 		}
@@ -58,17 +59,17 @@ func TestBar(t *testing.T) {
 func TestProgressLine(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		standing
+		Standing
 		lang amtinit.Lang
 		want string
 	}{
-		{standing{10000, 1, 0, 0}, "en", "1 of 10000 targets done, 0 failed, 0.0 per second, time left: not known yet"},
-		{standing{10000, 9000, 12, 8.04}, "en", "9000 of 10000 targets done, 12 failed, 8.0 per second, time left: 2m05s"},
-		{standing{10000, 1, 0, 0}, "ja", "10000台中1台終了、失敗0台、毎秒0.0台、残り時間: 不明"},
-		{standing{10000, 9000, 12, 0.1}, "ja", "10000台中9000台終了、失敗12台、毎秒0.1台、残り時間: 2時間46分"},
+		{Standing{10000, 1, 0, 0}, "en", "1 of 10000 targets done, 0 failed, 0.0 per second, time left: not known yet"},
+		{Standing{10000, 9000, 12, 8.04}, "en", "9000 of 10000 targets done, 12 failed, 8.0 per second, time left: 2m05s"},
+		{Standing{10000, 1, 0, 0}, "ja", "10000台中1台終了、失敗0台、毎秒0.0台、残り時間: 不明"},
+		{Standing{10000, 9000, 12, 0.1}, "ja", "10000台中9000台終了、失敗12台、毎秒0.1台、残り時間: 2時間46分"},
 	} {
-		if got := test.standing.line(test.lang); got != test.want {
-			t.Errorf("%+v, %s: %s, want %s", test.standing, test.lang, got, test.want)
+		if got := test.Standing.Line(test.lang); got != test.want {
+			t.Errorf("%+v, %s: %s, want %s", test.Standing, test.lang, got, test.want)
 		}
 	}
 }
@@ -77,13 +78,13 @@ func TestProgressLine(t *testing.T) {
 func TestRate(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC)
-	m := newMeter(at, 500) // of a run that goes on with 500
+	m := NewMeter(at, 500) // of a run that goes on with 500
 	done := 500
 	pass := func(seconds, perSecond int) (rate float64) {
 		for range seconds {
 			at = at.Add(time.Second)
 			done += perSecond
-			rate = m.rate(at, done)
+			rate = m.Rate(at, done)
 		}
 		return rate
 	}
@@ -93,7 +94,7 @@ func TestRate(t *testing.T) {
 			t.Errorf("%.2f per second, want %.2f", got, want)
 		}
 	}
-	near(m.rate(at.Add(time.Millisecond), 600), 0) // too early to say
+	near(m.Rate(at.Add(time.Millisecond), 600), 0) // too early to say
 	near(pass(1, 100), 100)
 	near(pass(30, 100), 100)
 	near(pass(1, 0), 90.5) // e^-0.1 of 100 is left
@@ -114,7 +115,7 @@ func TestDuration(t *testing.T) {
 		{3599*time.Second + time.Millisecond, "1h00m", "1時間00分"},
 		{26*time.Hour + 5*time.Minute, "26h05m", "26時間05分"},
 	} {
-		if en, ja := duration(test.d, amtinit.English), duration(test.d, amtinit.Japanese); en != test.en || ja != test.ja {
+		if en, ja := Duration(test.d, amtinit.English), Duration(test.d, amtinit.Japanese); en != test.en || ja != test.ja {
 			t.Errorf("%v: %s, %s; want %s, %s", test.d, en, ja, test.en, test.ja)
 		}
 	}
@@ -148,9 +149,11 @@ func TestPlainProgress(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var out bytes.Buffer
 			var finished, failed atomic.Int64
-			c := command{arguments: arguments{progress: option, lang: amtinit.English}, screen: newScreen(&out, &out), list: &targetList{count: 1000}}
+			s := NewScreen(&out, &out)
 			finished.Store(100) // by an earlier run
-			stop := c.showProgress(&finished, &failed)
+			stop := s.Show(option, amtinit.English, func() Standing {
+				return Standing{Total: 1000, Done: int(finished.Load()), Failed: int(failed.Load())}
+			}, func(text string) { fmt.Fprintln(s.Errors(), "dcmamtin: "+text) })
 			time.Sleep(time.Second)
 			finished.Store(300)
 			failed.Store(3)
@@ -181,13 +184,13 @@ func TestMessagesPassAStalledOutput(t *testing.T) {
 	out := stalled{make(chan struct{}), make(chan struct{})}
 	defer close(out.release)
 	said := make(chan struct{})
-	s := newScreen(out, writerFunc(func(b []byte) (int, error) {
+	s := NewScreen(out, writerFunc(func(b []byte) (int, error) {
 		close(said)
 		return len(b), nil
 	}))
-	go io.WriteString(s.results(), "a line\n")
+	go io.WriteString(s.Results(), "a line\n")
 	<-out.writing
-	go io.WriteString(s.errors(), "a message\n")
+	go io.WriteString(s.Errors(), "a message\n")
 	select {
 	case <-said:
 	case <-time.After(20 * time.Second):

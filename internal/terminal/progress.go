@@ -1,4 +1,6 @@
-package main
+// Package terminal shows on a terminal what becomes of many PCs: a bar or lines while they are worked on, tables of
+// reasons afterwards, and texts broken for its columns, full-width ones of Japanese too.
+package terminal
 
 import (
 	"errors"
@@ -9,7 +11,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -24,15 +25,16 @@ const (
 	redrawEvery   = 200 * time.Millisecond // the bar
 	rateTime      = 10 * time.Second       // what is older than this counts less than a third in the rate
 
-	unknownWidth = 80 // columns of what is no terminal
+	// UnknownWidth is how many columns are assumed of what is no terminal.
+	UnknownWidth = 80
 	leastWidth   = 20 // a terminal with fewer columns gets plain lines instead of the bar
 	leastBar     = 10 // columns of the bar itself; without them it is left out
 	widestBar    = 50
 )
 
-// screen is where a run writes: standard output, standard error and, while targets are worked on, the bar below both. Lines
+// Screen is where a run writes: standard output, standard error and, while targets are worked on, the bar below both. Lines
 // are written whole, one Write each, from any goroutine; while there is a bar they scroll above it and it stays last.
-type screen struct {
+type Screen struct {
 	stdout, stderr io.Writer
 	shared         bool // both are the same terminal
 
@@ -40,25 +42,26 @@ type screen struct {
 	bar *mpb.Progress // nil while there is none
 }
 
-func newScreen(stdout, stderr io.Writer) *screen {
-	return &screen{stdout: stdout, stderr: stderr, shared: sameTerminal(stdout, stderr)}
+// NewScreen makes the screen of a command.
+func NewScreen(stdout, stderr io.Writer) *Screen {
+	return &Screen{stdout: stdout, stderr: stderr, shared: sameTerminal(stdout, stderr)}
 }
 
-// results is standard output, for one goroutine. Where it is not the terminal of standard error, it holds nobody up who writes
+// Results is standard output, for one goroutine. Where it is not the terminal of standard error, it holds nobody up who writes
 // there: a pipe that is not read would keep Ctrl-C from being answered.
-func (s *screen) results() io.Writer {
+func (s *Screen) Results() io.Writer {
 	if !s.shared {
 		return s.stdout
 	}
 	return writerFunc(func(line []byte) (int, error) { return s.write(s.stdout, line) })
 }
 
-// errors is standard error.
-func (s *screen) errors() io.Writer {
+// Errors is standard error.
+func (s *Screen) Errors() io.Writer {
 	return writerFunc(func(line []byte) (int, error) { return s.write(s.stderr, line) })
 }
 
-func (s *screen) write(w io.Writer, line []byte) (int, error) {
+func (s *Screen) write(w io.Writer, line []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.bar != nil {
@@ -96,8 +99,11 @@ func sameTerminal(a, b io.Writer) bool {
 	return errA == nil && errB == nil && os.SameFile(ia, ib)
 }
 
-// widthOf is how many columns w has, 0 if that is not known: it is no terminal, or one that does not tell.
-func widthOf(w io.Writer) int {
+// Columns is how many columns standard output has, 0 if it is no terminal, or one that does not tell.
+func (s *Screen) Columns() int { return Width(s.stdout) }
+
+// Width is how many columns w has, 0 if that is not known: it is no terminal, or one that does not tell.
+func Width(w io.Writer) int {
 	f := terminal(w)
 	if f == nil {
 		return 0
@@ -115,21 +121,19 @@ func canMoveCursor(goos, term string) bool {
 	return term != "dumb" && (term != "" || goos == "windows")
 }
 
-// showProgress shows on standard error how far the run is until the returned function is called: a bar if that is a
-// terminal which can show one, else a line every few seconds.
-func (c *command) showProgress(finished, failed *atomic.Int64) (stop func()) {
-	now := func() standing {
-		return standing{total: c.list.count, done: int(finished.Load()), failed: int(failed.Load())}
-	}
-	m := newMeter(time.Now(), now().done)
-	switch f := terminal(c.screen.stderr); {
-	case c.progress == "none":
+// Show shows on standard error how far a run is until the returned function is called: with "auto" a bar if that is a
+// terminal which can show one, else a line every few seconds, which say gets; with "plain" always such lines, with "none" nothing.
+// now may be called from another goroutine; its Rate is filled in.
+func (s *Screen) Show(how string, l amtinit.Lang, now func() Standing, say func(string)) (stop func()) {
+	m := NewMeter(time.Now(), now().Done)
+	switch f := terminal(s.stderr); {
+	case how == "none":
 		return func() {}
-	case c.progress == "auto" && f != nil && canMoveCursor(runtime.GOOS, os.Getenv("TERM")) && widthOf(f) >= leastWidth:
-		return c.screen.showBar(f, func(width int) string {
-			s := now()
-			s.rate = m.rate(time.Now(), s.done)
-			return s.bar(c.lang, width)
+	case how == "auto" && f != nil && canMoveCursor(runtime.GOOS, os.Getenv("TERM")) && Width(f) >= leastWidth:
+		return s.showBar(f, func(width int) string {
+			is := now()
+			is.Rate = m.Rate(time.Now(), is.Done)
+			return is.Bar(l, width)
 		})
 	}
 	over, gone := make(chan struct{}), make(chan struct{})
@@ -140,9 +144,9 @@ func (c *command) showProgress(finished, failed *atomic.Int64) (stop func()) {
 		for {
 			select {
 			case t := <-tick.C:
-				s := now()
-				s.rate = m.rate(t, s.done)
-				c.say(s.line(c.lang))
+				is := now()
+				is.Rate = m.Rate(t, is.Done)
+				say(is.Line(l))
 			case <-over:
 				return
 			}
@@ -158,7 +162,7 @@ func (c *command) showProgress(finished, failed *atomic.Int64) (stop func()) {
 //
 // A terminal echoes Ctrl-C as ^C where the cursor is. The cursor's way back up to the bar then begins in column 2, so
 // whatever is written there first begins with a carriage return.
-func (s *screen) showBar(f *os.File, draw func(columns int) string) (stop func()) {
+func (s *Screen) showBar(f *os.File, draw func(columns int) string) (stop func()) {
 	p := mpb.New(mpb.WithOutput(f), mpb.WithRefreshRate(redrawEvery))
 	bar := p.MustAdd(0, mpb.BarFillerFunc(func(w io.Writer, st decor.Statistics) error {
 		// The last column stays free: some terminals begin a new line when it is written.
@@ -182,17 +186,18 @@ func (s *screen) showBar(f *os.File, draw func(columns int) string) (stop func()
 	}
 }
 
-// meter measures targets per second, smoothed: each past moment counts less by a factor of e per rateTime.
-type meter struct {
+// Meter measures targets per second, smoothed: each past moment counts less by a factor of e per rateTime.
+type Meter struct {
 	at          time.Time
 	done        int
 	sum, weight float64
 }
 
-func newMeter(now time.Time, done int) *meter { return &meter{at: now, done: done} }
+// NewMeter makes a meter of a run that so many are done of.
+func NewMeter(now time.Time, done int) *Meter { return &Meter{at: now, done: done} }
 
-// rate is the rate now that so many are done. It is for one goroutine.
-func (m *meter) rate(now time.Time, done int) float64 {
+// Rate is the rate now that so many are done. It is for one goroutine.
+func (m *Meter) Rate(now time.Time, done int) float64 {
 	if passed := now.Sub(m.at); passed >= time.Second {
 		keep := math.Exp(-passed.Seconds() / rateTime.Seconds())
 		m.sum = m.sum*keep + float64(done-m.done)/passed.Seconds()*(1-keep)
@@ -205,26 +210,26 @@ func (m *meter) rate(now time.Time, done int) float64 {
 	return m.sum / m.weight
 }
 
-// standing is how far a run is.
-type standing struct {
-	total, done, failed int
-	rate                float64 // targets per second, 0 while it is not known
+// Standing is how far a run is.
+type Standing struct {
+	Total, Done, Failed int
+	Rate                float64 // targets per second, 0 while it is not known
 }
 
 // eta is the time that is left at this rate, "" while that is not known.
-func (s standing) eta(l amtinit.Lang) string {
-	left := s.total - s.done
-	if left > 0 && s.rate < 0.01 {
+func (s Standing) eta(l amtinit.Lang) string {
+	left := s.Total - s.Done
+	if left > 0 && s.Rate < 0.01 {
 		return ""
 	}
 	if left <= 0 {
-		return duration(0, l)
+		return Duration(0, l)
 	}
-	return duration(time.Duration(float64(left)/s.rate*float64(time.Second)), l)
+	return Duration(time.Duration(float64(left)/s.Rate*float64(time.Second)), l)
 }
 
-// duration is a time in at most two units, as a person says it.
-func duration(d time.Duration, l amtinit.Lang) string {
+// Duration is a time in at most two units, as a person says it.
+func Duration(d time.Duration, l amtinit.Lang) string {
 	s := int(math.Ceil(d.Seconds()))
 	switch {
 	case s < 60:
@@ -236,52 +241,52 @@ func duration(d time.Duration, l amtinit.Lang) string {
 	}
 }
 
-// rateText is a rate with one decimal where that says something.
-func rateText(rate float64) string {
+// RateText is a rate with one decimal where that says something.
+func RateText(rate float64) string {
 	if rate < 100 {
 		return fmt.Sprintf("%.1f", rate)
 	}
 	return fmt.Sprintf("%.0f", rate)
 }
 
-// line is the standing as a sentence.
-func (s standing) line(l amtinit.Lang) string {
+// Line is the standing as a sentence.
+func (s Standing) Line(l amtinit.Lang) string {
 	eta := s.eta(l)
 	if eta == "" {
 		eta = textUnknownTime.In(l)
 	}
-	return fmt.Sprintf(textProgress.In(l), s.done, s.total, s.failed, rateText(s.rate), eta)
+	return fmt.Sprintf(textProgress.In(l), s.Done, s.Total, s.Failed, RateText(s.Rate), eta)
 }
 
-// bar is the standing as one line of at most that many columns. What does not fit is left out, the least important first:
+// Bar is the standing as one line of at most that many columns. What does not fit is left out, the least important first:
 // the bar itself, the rate, the time left, the failures, and at last the total.
-func (s standing) bar(l amtinit.Lang, width int) string {
+func (s Standing) Bar(l amtinit.Lang, width int) string {
 	eta := s.eta(l)
 	if eta == "" {
 		eta = "-"
 	}
 	parts := []string{
-		fmt.Sprintf("%d/%d", s.done, s.total),
-		fmt.Sprintf(textBarFailed.In(l), s.failed),
+		fmt.Sprintf("%d/%d", s.Done, s.Total),
+		fmt.Sprintf(textBarFailed.In(l), s.Failed),
 		fmt.Sprintf(textBarLeft.In(l), eta),
-		fmt.Sprintf(textBarRate.In(l), rateText(s.rate)),
+		fmt.Sprintf(textBarRate.In(l), RateText(s.Rate)),
 	}
 	line := ""
 	for n := len(parts); n > 0; n-- {
-		if line = strings.Join(parts[:n], "  "); columns(line) <= width {
+		if line = strings.Join(parts[:n], "  "); Columns(line) <= width {
 			break
 		}
 	}
-	if columns(line) > width {
-		if line = fmt.Sprint(s.done); columns(line) > width {
+	if Columns(line) > width {
+		if line = fmt.Sprint(s.Done); Columns(line) > width {
 			return ""
 		}
 		return line
 	}
-	if room := min(width-columns(line)-len("[]  "), widestBar); room >= leastBar {
+	if room := min(width-Columns(line)-len("[]  "), widestBar); room >= leastBar {
 		filled := room
-		if s.total > 0 && s.done < s.total {
-			filled = room * s.done / s.total
+		if s.Total > 0 && s.Done < s.Total {
+			filled = room * s.Done / s.Total
 		}
 		line = "[" + strings.Repeat("#", filled) + strings.Repeat(".", room-filled) + "]  " + line
 	}
