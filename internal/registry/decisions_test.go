@@ -484,7 +484,7 @@ func TestLinesThatAreGone(t *testing.T) {
 // A database of the release before keeps its assets, what is open and who keeps them.
 func TestTablesOfTheReleaseBefore(t *testing.T) {
 	t.Parallel()
-	m := newManager(t)
+	m := newSQLite(t)
 	old, other := newPC(m, "alpha"), newPC(m, "beta")
 	old.checkIn()
 	other.report.Observations = []checkin.Observation{{Kind: string(hostid.Moved), Detail: "x"}}

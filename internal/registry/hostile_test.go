@@ -335,7 +335,7 @@ func TestManagersClockSetBack(t *testing.T) {
 // A copy of the database is as private as the database, and is there to be read: reports name people's machines.
 func TestBackupIsPrivate(t *testing.T) {
 	t.Parallel()
-	m := newManager(t)
+	m := newSQLite(t)
 	p := newPC(m, "alpha")
 	p.checkIn()
 	path := filepath.Join(t.TempDir(), "copy.db")

@@ -843,7 +843,7 @@ func TestMigrateTogether(t *testing.T) {
 // A database that is somebody else's, or that lost what marks it as ours, is left alone.
 func TestForeignDatabase(t *testing.T) {
 	t.Parallel()
-	m := newManager(t)
+	m := newSQLite(t)
 	must(t, m.write(t.Context(), func(t *transaction) error {
 		_, err := t.exec(`PRAGMA application_id = 0`)
 		return err
@@ -876,7 +876,7 @@ func TestNewerDatabase(t *testing.T) {
 // What CheckIn returned is on disk: every connection works with synchronous=FULL, in a write-ahead log.
 func TestSettingsOfEveryConnection(t *testing.T) {
 	t.Parallel()
-	m := newManager(t)
+	m := newSQLite(t)
 	for _, db := range []interface {
 		queryer
 	}{m.readers, m.writers} {

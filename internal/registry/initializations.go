@@ -304,7 +304,7 @@ func (t *transaction) meetUUID(journal string, a attempt) error {
 	}
 	if err == nil && !shared {
 		var subjects int
-		_, err = t.get(`SELECT COUNT(*) FROM (SELECT DISTINCT subject FROM initializations WHERE uuid = $1)`, []any{a.uuid}, []any{&subjects})
+		_, err = t.get(`SELECT COUNT(*) FROM (SELECT DISTINCT subject FROM initializations WHERE uuid = $1) AS subjects`, []any{a.uuid}, []any{&subjects})
 		shared = subjects >= maxSubjectsPerUUID
 	}
 	if err != nil || !shared {

@@ -523,7 +523,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 // A database of the first release gets its assets' names and the time of their reports.
 func TestMigrationOfInitializations(t *testing.T) {
 	t.Parallel()
-	m := newManager(t)
+	m := newSQLite(t)
 	p := newPC(m, "Alpha")
 	p.report.Names.FQDN = "Alpha.Example.com"
 	p.checkIn()

@@ -15,19 +15,65 @@ import (
 // tables to copy.
 const onPostgres = "SAMEHOST_TEST_POSTGRES"
 
-// newPostgres is a manager on PostgreSQL.
-func newPostgres(t testing.TB, s *pgtest.Server, copyOf string) *manager {
-	t.Helper()
-	return openManager(t, s.DSN(s.Create(t, copyOf)))
+// databases are those with the tables in them that no test uses. Making one takes longer than most tests do.
+type databases struct {
+	server   *pgtest.Server
+	template string
+	mu       sync.Mutex
+	free     []string
 }
 
-// ranOn is the server that the tests run on, nil for SQLite; template is what newManager copies there.
-var ranOn = sync.OnceValues(func() (s *pgtest.Server, template string) {
-	if at := os.Getenv(onPostgres); at != "" {
-		socket, template, _ := strings.Cut(at, " ")
-		return pgtest.At(socket), template
+// forget makes a database as it was made: the schema initial holds the rows that were there then.
+const forget = `DO $$ DECLARE r record; BEGIN
+	SET LOCAL session_replication_role = replica;
+	FOR r IN SELECT quote_ident(relname) AS name, relkind = 'S' AS counts FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S') LOOP
+		IF r.counts THEN PERFORM setval(r.name::regclass, 1, FALSE); ELSE EXECUTE 'DELETE FROM ' || r.name; END IF;
+	END LOOP;
+	FOR r IN SELECT quote_ident(relname) AS name FROM pg_class WHERE relnamespace = 'initial'::regnamespace AND relkind = 'r' LOOP
+		EXECUTE 'INSERT INTO public.' || r.name || ' SELECT * FROM initial.' || r.name;
+	END LOOP;
+END $$`
+
+const remember = `DO $$ DECLARE r record; n bigint; BEGIN
+	CREATE SCHEMA initial;
+	FOR r IN SELECT quote_ident(relname) AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' LOOP
+		EXECUTE 'SELECT COUNT(*) FROM public.' || r.name INTO n;
+		IF n > 0 THEN EXECUTE 'CREATE TABLE initial.' || r.name || ' AS TABLE public.' || r.name; END IF;
+	END LOOP;
+END $$`
+
+// take returns the DSN of a database that the test has for itself.
+func (d *databases) take(t testing.TB) string {
+	t.Helper()
+	d.mu.Lock()
+	var name string
+	if n := len(d.free); n > 0 {
+		name, d.free = d.free[n-1], d.free[:n-1]
 	}
-	return nil, ""
+	d.mu.Unlock()
+	if name == "" {
+		name = d.server.Make(t, d.template) // ends with the server
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			return
+		}
+		d.server.In(t, name, forget)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.free = append(d.free, name)
+	})
+	return d.server.DSN(name)
+}
+
+// ranOn is where the tests run, nil for SQLite.
+var ranOn = sync.OnceValue(func() *databases {
+	at := os.Getenv(onPostgres)
+	if at == "" {
+		return nil
+	}
+	socket, template, _ := strings.Cut(at, " ")
+	return &databases{server: pgtest.At(socket), template: template}
 })
 
 // needsSQLite leaves out what is about SQLite where the tests run on PostgreSQL.
@@ -41,10 +87,11 @@ func needsSQLite(t testing.TB) {
 // tables makes a database with the tables in it.
 func tables(t testing.TB, s *pgtest.Server) (template string) {
 	t.Helper()
-	template = s.Create(t, "")
+	template = s.Make(t, "")
 	reg, err := Create(t.Context(), s.DSN(template), Options{})
 	must(t, err)
 	must(t, reg.Close())
+	s.In(t, template, remember)
 	return template
 }
 

@@ -56,8 +56,8 @@ var testEpoch = time.Date(2026, 4, 1, 9, 0, 0, 0, time.UTC)
 
 func newManager(t testing.TB) *manager {
 	t.Helper()
-	if s, template := ranOn(); s != nil {
-		return newPostgres(t, s, template)
+	if d := ranOn(); d != nil {
+		return openManager(t, d.take(t))
 	}
 	return newSQLite(t)
 }

@@ -117,41 +117,29 @@ func (s *Server) DSN(database string) string {
 	return (&url.URL{Scheme: "postgres", User: url.User("postgres"), Host: "", Path: "/" + database, RawQuery: url.Values{"host": {s.Socket}}.Encode()}).String()
 }
 
-// Create makes a database, a copy of another one unless that is "", and returns its name. It is dropped at the end of
-// the test.
-func (s *Server) Create(t testing.TB, copyOf string) string {
+// Make makes a database, a copy of another one unless that is "", and returns its name. It ends with the server.
+func (s *Server) Make(t testing.TB, copyOf string) string {
 	t.Helper()
 	if copyOf == "" {
 		copyOf = "template0"
 	}
 	name := s.prefix + strconv.FormatInt(s.last.Add(1), 10)
-	s.Exec(t, `CREATE DATABASE `+name+` TEMPLATE `+copyOf)
-	t.Cleanup(func() {
-		if err := s.exec(context.Background(), `DROP DATABASE `+name+` WITH (FORCE)`); err != nil {
-			t.Error(err)
-		}
-	})
+	s.In(t, "postgres", `CREATE DATABASE `+name+` TEMPLATE `+copyOf)
 	return name
 }
 
-// Exec runs one statement as the server's owner.
-func (s *Server) Exec(t testing.TB, statement string) {
+// In runs one statement in a database, as the server's owner.
+func (s *Server) In(t testing.TB, database, statement string) {
 	t.Helper()
-	if err := s.exec(t.Context(), statement); err != nil {
+	ctx := context.WithoutCancel(t.Context()) // also at the end of the test
+	c, err := pgx.Connect(ctx, s.DSN(database))
+	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func (s *Server) exec(ctx context.Context, statement string) error {
-	c, err := pgx.Connect(ctx, s.DSN("postgres"))
-	if err != nil {
-		return err
-	}
 	defer c.Close(ctx)
-	if _, err = c.Exec(ctx, statement); err != nil {
-		return fmt.Errorf("%s: %w", statement, err)
+	if _, err := c.Exec(ctx, statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
 	}
-	return nil
 }
 
 // programs is the folder of initdb and postgres: on the path, or where Debian puts them, the newest.
