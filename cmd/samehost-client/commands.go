@@ -247,6 +247,9 @@ func (*statusCmd) Run(ctx context.Context, p *program) error {
 		return err
 	}
 	s.HigherSystem = cfg.HigherSystem
+	if !cfg.AMT.InUse || !cfg.AMT.FromManager {
+		s.Settings = nil // they may be there from before, but nothing goes by them
+	}
 	return p.print(s, statusLines(s)...)
 }
 
@@ -269,6 +272,13 @@ func statusLines(s agent.Status) []string {
 	}
 	if s.HardwareError != "" {
 		lines = append(lines, "hardware:      facts cannot be read: "+s.HardwareError)
+	}
+	if s.Settings != nil {
+		line := fmt.Sprintf("AMT settings:  version %d of the manager, by %s, %s", s.Settings.Version, s.Settings.Came, s.Settings.Since.Local().Format(time.RFC3339))
+		if s.Settings.Version == 0 {
+			line = "AMT settings:  the manager took them back, " + s.Settings.Since.Local().Format(time.RFC3339)
+		}
+		lines = append(lines, line)
 	}
 	lines = append(lines, fmt.Sprintf("higher system: %s", orNone(s.HigherSystem)))
 	last := "never"

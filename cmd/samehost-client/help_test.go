@@ -40,7 +40,7 @@ func TestHelpIsOneScreen(t *testing.T) {
 		}
 	}
 	check(newParser(&cli{}, io.Discard, io.Discard, func(int) {}).Model.Node)
-	if commands != 6 {
+	if commands != 8 {
 		t.Errorf("%d commands looked at", commands)
 	}
 }

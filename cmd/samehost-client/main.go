@@ -43,6 +43,7 @@ type cli struct {
 	Run       runCmd       `cmd:"" help:"Check in now and from then on; what the service runs." example:"run; run --json --config client.toml"`
 	Status    statusCmd    `cmd:"" help:"Show host ID, stores and last check-in; changes nothing." example:"status; status --json"`
 	Checkin   checkinCmd   `cmd:"" help:"Check in once (through the service if it runs) and end." example:"checkin; checkin --json"`
+	Amtsetup  amtsetupCmd  `cmd:"" help:"AMT management user from the manager, by file: import." example:"amtsetup import amtsetup.json; amtsetup import amtsetup.json --passphrase-file p"`
 	Uninstall uninstallCmd `cmd:"" help:"Remove the service; the host ID stays unless told otherwise." example:"uninstall; uninstall --purge --erase-nvm"`
 }
 

@@ -45,6 +45,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":      exits,
 			"manager":    managerIs,
+			"exports":    exports,
 			"amt":        amtIs,
 			"initialize": initialize,
 			"saveid":     saveID,
@@ -143,7 +144,22 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// manager away | serves | refuses CODE
+// exports FILE USER PASSWORD PASSPHRASE: what samehost-manager amtsetup export writes.
+func exports(ts *testscript.TestScript, neg bool, args []string) {
+	w := theWorld(ts)
+	w.manager.mu.Lock()
+	defer w.manager.mu.Unlock()
+	key := w.manager.key
+	if neg {
+		_, key, _ = ed25519.GenerateKey(rand.Reader)
+	}
+	w.manager.version++
+	b, err := checkin.ExportSettings(w.manager.version, checkin.AMTSettings{User: args[1], Password: checkin.NewPassword(args[2])}, time.Now(), key, args[3])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+// manager away | serves | refuses CODE | tells USER PASSWORD | tells nothing
 func managerIs(ts *testscript.TestScript, neg bool, args []string) {
 	m := theWorld(ts).manager
 	m.mu.Lock()
@@ -153,6 +169,14 @@ func managerIs(ts *testscript.TestScript, neg bool, args []string) {
 		m.failure = errors.New("away")
 	case "refuses":
 		m.failure = &checkin.Refusal{Code: checkin.RefusalCode(args[1]), Detail: "as the test wants"}
+	case "tells":
+		m.version++
+		m.settings = nil
+		if len(args) == 3 {
+			s, err := checkin.AMTSettings{User: args[1], Password: checkin.NewPassword(args[2])}.Checked()
+			ts.Check(err)
+			m.settings = &s
+		}
 	}
 }
 
@@ -245,6 +269,8 @@ type manager struct {
 	accepted int
 	changed  chan struct{} // closed when accepted grows
 	failure  error
+	version  uint64
+	settings *checkin.AMTSettings
 }
 
 func newManager() (*manager, error) {
@@ -283,7 +309,18 @@ func (m *manager) CheckIn(_ context.Context, r checkin.SignedReport) (checkin.Re
 	m.accepted++
 	close(m.changed)
 	m.changed = make(chan struct{})
-	return checkin.SignReply(checkin.Reply{
-		Report: v.Digest, Status: checkin.Accepted, HostID: v.Report.HostID, Interval: time.Hour, Time: time.Now().UTC(),
-	}, m.key)
+	reply := checkin.Reply{Report: v.Digest, Status: checkin.Accepted, HostID: v.Report.HostID, Interval: time.Hour, Time: time.Now().UTC()}
+	s := checkin.Settings{AMT: m.settings}
+	if m.settings != nil {
+		s.Version = m.version
+	}
+	if held := v.Report.Settings; held != nil && held.Version != s.Version {
+		s.Serial, _ = held.Next()
+		sealed, err := checkin.SealSettings(v.Report.SealKey, v.Report.HostID, v.Report.Epoch, s)
+		if err != nil {
+			return checkin.Reply{}, err
+		}
+		reply.Settings = &sealed
+	}
+	return checkin.SignReply(reply, m.key)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -10,25 +9,8 @@ import (
 	"samehost/internal/wsman"
 )
 
-// remediedStore is the AMT store whose errors end with what to do (docs/operations/client.en.md has the same list,
-// at more length).
-type remediedStore struct{ *amt.Store }
-
-// Load implements hostid.Store.
-func (s remediedStore) Load(ctx context.Context) (hostid.Record, error) {
-	r, err := s.Store.Load(ctx)
-	return r, withRemedy(err)
-}
-
-// Save implements hostid.Store.
-func (s remediedStore) Save(ctx context.Context, r hostid.Record) error {
-	return withRemedy(s.Store.Save(ctx, r))
-}
-
-// Remove is amt.Store's.
-func (s remediedStore) Remove(ctx context.Context) error { return withRemedy(s.Store.Remove(ctx)) }
-
-// remedies are in the order in which they are looked for: the first error found decides.
+// remedies are what to do about errors of the AMT store (docs/operations/client.en.md has the same list, at more length),
+// in the order in which they are looked for: the first error found decides.
 var remedies = []struct {
 	of   error
 	what string

@@ -60,13 +60,21 @@ func (p *program) options(cfg config.Client, log *slog.Logger) (agent.Options, e
 			return o, err
 		}
 	}
-	store, err := amtStore(cfg.AMT)
-	if err != nil {
-		return o, err
+	if !cfg.AMT.InUse {
+		return o, nil
 	}
-	if store != nil {
-		o.Stores = []hostid.NamedStore{{Name: storeAMT, Store: remediedStore{store}}}
+	access := &amtAccess{own: cfg.AMT}
+	var kept *checkin.AMTSettings
+	if cfg.AMT.FromManager {
+		o.Settings, kept = access.use, keptSettings(cfg.DataDir)
 	}
+	if err := access.use(kept); err != nil { // with the manager's settings, the file's own password need not be there any more
+		if kept == nil {
+			return o, err
+		}
+		log.Error("the manager's AMT settings cannot be used", "reason", err)
+	}
+	o.Stores = []hostid.NamedStore{{Name: storeAMT, Store: access}}
 	return o, nil
 }
 
@@ -99,17 +107,16 @@ func connector(cfg config.Client) (func(checkin.Fingerprint, func() time.Time) (
 	return connect, nil
 }
 
-// amtStore is the record's place in this PC's AMT; nil where the configuration has no [amt] table.
+// amtStore is the record's place in this PC's AMT.
 func amtStore(a config.AMT) (*amt.Store, error) {
-	if !a.InUse {
-		return nil, nil
-	}
 	password, err := a.Password()
 	if err != nil {
 		return nil, err
 	}
 	e := wsman.Endpoint{URL: a.URL, User: a.User, Password: wsman.Secret(password.Reveal())}
 	switch {
+	case a.Given != nil && a.Given.TLSCA != "":
+		e.RootCAs, _, err = a.Trust()
 	case a.TLSPin != "":
 		e.PinSPKI, err = pin(a.TLSPin)
 	case a.TLSCA != "":
