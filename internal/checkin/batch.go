@@ -33,21 +33,20 @@ const (
 // Limits of a batch. A full one of usual reports is half a megabyte; the manager's commit for it, not the network, is what
 // it spreads the cost of.
 const (
-	maxBatch        = 256
-	maxBatchText    = 1 << 20               // bytes of reports after which a batch is sent
-	maxBatchBody    = 4 << 20               // bytes of a request
-	maxBatchAnswer  = maxBatch * (64 << 10) // bytes of an answer: a reply with placeholders and settings has 60 KiB
-	maxWorkAnswer   = 16 << 20
-	maxUnderWay     = 4                    // batches of one relay at once; its higher system answers more with Busy
-	linger          = 2 * time.Millisecond // the first report of a batch waits that long for others
-	maxHeld         = 10 * 365 * 24 * time.Hour
-	maxRelaysBelow  = 1000 // relays that one connection may speak for
-	maxWorkHad      = 64 * 1000
-	holdWork        = 45 * time.Second // a poll for work; below what idle connections are cut after
-	batchTimeout    = 60 * time.Second // of a batch and of everything else but a poll
-	maxServed       = 64               // batches of all relays under way at a higher system
-	busyServing     = time.Second
-	maxCertificates = 4
+	maxBatch       = 256
+	maxBatchText   = 1 << 20               // bytes of reports after which a batch is sent
+	maxBatchBody   = 4 << 20               // bytes of a request
+	maxBatchAnswer = maxBatch * (64 << 10) // bytes of an answer: a reply with placeholders and settings has 60 KiB
+	maxWorkAnswer  = 16 << 20
+	maxUnderWay    = 4                    // batches of one relay at once; its higher system answers more with Busy
+	linger         = 2 * time.Millisecond // the first report of a batch waits that long for others
+	maxHeld        = 10 * 365 * 24 * time.Hour
+	maxRelaysBelow = 1000 // relays that one connection may speak for
+	maxWorkHad     = 64 * 1000
+	holdWork       = 45 * time.Second // a poll for work; below what idle connections are cut after
+	batchTimeout   = 60 * time.Second // of a batch and of everything else but a poll
+	maxServed      = 64               // batches of all relays under way at a higher system
+	busyServing    = time.Second
 )
 
 // RelayState is what a relay says of its own spool in its report.
@@ -151,8 +150,8 @@ type wireCertificate struct {
 	Request string `json:"request"`
 }
 
-type wireCertificates struct {
-	Certificates [][]byte `json:"certificates"` // DER, the relay's own first
+type wireIssued struct {
+	Issued string `json:"issued"`
 }
 
 // RelayClient is a relay's way to its higher system. Concurrent CheckIns travel together in one request; the interface
@@ -322,7 +321,8 @@ func afterMS(ms int64) time.Duration {
 // Work asks for work and waits for it, some 45 seconds at most; then the answer is empty. Nothing in it is verified.
 func (c *RelayClient) Work(ctx context.Context, q WorkQuery) (WorkAnswer, error) {
 	var a WorkAnswer
-	return a, c.call(ctx, pathWork, holdWork+batchTimeout/2, q, maxWorkAnswer, &a)
+	err := c.call(ctx, pathWork, holdWork+batchTimeout/2, q, maxWorkAnswer, &a)
+	return a, err
 }
 
 // Progress hands signed progress on. A Refusal says that it will never be taken.
@@ -330,17 +330,12 @@ func (c *RelayClient) Progress(ctx context.Context, jws string) error {
 	return c.call(ctx, pathProgress, batchTimeout, wireProgress{jws}, maxReply, &struct{}{})
 }
 
-// Certificate hands a request for a certificate on, and returns the chain that was issued, DER, the relay's own first.
-// Nothing in it is verified. A Refusal says why there is none.
-func (c *RelayClient) Certificate(ctx context.Context, request string) ([][]byte, error) {
-	var a wireCertificates
-	if err := c.call(ctx, pathCertificate, batchTimeout, wireCertificate{request}, maxReply, &a); err != nil {
-		return nil, err
-	}
-	if len(a.Certificates) == 0 || len(a.Certificates) > maxCertificates {
-		return nil, c.client.unavailable(errors.New("an answer without a certificate"))
-	}
-	return a.Certificates, nil
+// Certificate hands a request for a certificate on, and returns the signed answer, which is not verified. A Refusal says why
+// there is none.
+func (c *RelayClient) Certificate(ctx context.Context, request string) (string, error) {
+	var a wireIssued
+	err := c.call(ctx, pathCertificate, batchTimeout, wireCertificate{request}, maxReply, &a)
+	return a.Issued, err
 }
 
 // call posts JSON and reads JSON. Problems with a code are Refusals, but for what concerns the relay and not what it
@@ -432,7 +427,7 @@ type ForRelays struct {
 	// Progress takes what a relay, or one below it, says of its work.
 	Progress func(ctx context.Context, from hostid.ID, jws string) error
 	// Certificate issues what is asked for. Anybody may ask: the request carries its own proof.
-	Certificate func(ctx context.Context, request string) ([][]byte, error)
+	Certificate func(ctx context.Context, request string) (string, error)
 }
 
 // RelayHandler serves relays at RelayPath. Reports of a batch go to h at once, each with its hops; what h fails with that
@@ -614,10 +609,10 @@ func (s *relayServer) certificate(w http.ResponseWriter, req *http.Request) {
 	if !s.read(w, req, maxCertificateRequest+1024, &in) {
 		return
 	}
-	chain, err := s.o.Certificate(req.Context(), in.Request)
+	issued, err := s.o.Certificate(req.Context(), in.Request)
 	if err != nil {
 		s.failed(w, req, err)
 		return
 	}
-	s.send(w, wireCertificates{chain})
+	s.send(w, wireIssued{issued})
 }

@@ -20,8 +20,10 @@ import (
 
 const (
 	typCertificate        = "samehost/relay-certificate/1"
+	typIssued             = "samehost/relay-certificate-issued/1"
 	maxCertificateRequest = 64 << 10 // bytes of the signed form: a hundred names take a tenth of it
 	maxCertificateNames   = 100
+	maxIssued             = 128 << 10
 	relayURI              = "samehost:relay:" // and the host ID: a URI in every relay's certificate
 )
 
@@ -125,6 +127,51 @@ func verifyCertificateRequest(jws string) (v VerifiedCertificateRequest, err err
 		}
 	}
 	return v, nil
+}
+
+// IssuedCertificate is the manager's answer to a CertificateRequest, signed by its key, so that a relay on the way can put
+// no other authority in the place of the manager's.
+type IssuedCertificate struct {
+	Request      Digest   `json:"request"`      // digest of the request as signed
+	Certificates [][]byte `json:"certificates"` // DER; the relay's own, then the manager's CA
+}
+
+// SignIssuedCertificate signs with the manager's key.
+func SignIssuedCertificate(i IssuedCertificate, key ed25519.PrivateKey) (string, error) {
+	return signBounded(i, typIssued, key, maxIssued, "certificate")
+}
+
+// VerifyIssuedCertificate checks that the manager of that fingerprint signed the answer to that request, and that the
+// certificate is by its CA and for the key that was asked for.
+func VerifyIssuedCertificate(jws string, manager Fingerprint, request string) (relay, ca *x509.Certificate, err error) {
+	var i IssuedCertificate
+	key, err := verifyBounded(jws, typIssued, maxIssued, &i)
+	if err != nil {
+		return nil, nil, fmt.Errorf("certificate: %w", err)
+	}
+	if FingerprintOf(key) != manager {
+		return nil, nil, fmt.Errorf("%w: the certificate is signed by %s, not by the manager %s", ErrUntrusted, FingerprintOf(key), manager)
+	}
+	if i.Request != (SignedReport{JWS: request}).Digest() || len(i.Certificates) != 2 {
+		return nil, nil, errors.New("certificate: it answers another request")
+	}
+	v, err := VerifyCertificateRequest(request)
+	if err != nil {
+		return nil, nil, err
+	}
+	if relay, err = x509.ParseCertificate(i.Certificates[0]); err != nil {
+		return nil, nil, fmt.Errorf("certificate: %w", err)
+	}
+	if ca, err = x509.ParseCertificate(i.Certificates[1]); err != nil {
+		return nil, nil, fmt.Errorf("certificate: the CA's: %w", err)
+	}
+	if id, err := relayIn(relay, ca, relay.NotBefore); err != nil || id != v.HostID {
+		return nil, nil, errors.New("certificate: it is not this relay's")
+	}
+	if k, ok := relay.PublicKey.(*ecdsa.PublicKey); !ok || !k.Equal(v.CSR.PublicKey) {
+		return nil, nil, errors.New("certificate: it is for another key")
+	}
+	return relay, ca, nil
 }
 
 // ErrNoRelay says that a connection is not a relay's.

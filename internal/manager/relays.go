@@ -55,7 +55,7 @@ func withRelays(serving context.Context, other http.Handler, reg *registry.Regis
 			return waitForWork(ctx, serving, reg, q)
 		},
 		Progress:    func(ctx context.Context, _ hostid.ID, jws string) error { return reg.TakeProgress(ctx, jws) },
-		Certificate: func(ctx context.Context, request string) ([][]byte, error) { return certs.forRelay(ctx, reg, request) },
+		Certificate: func(ctx context.Context, request string) (string, error) { return certs.forRelay(ctx, reg, request) },
 	}, log)
 	mux := http.NewServeMux()
 	mux.Handle(checkin.RelayPath, relays)
@@ -155,14 +155,14 @@ func (t *trustedRelays) inForce(ctx context.Context, id hostid.ID) (bool, error)
 
 // forRelay issues a relay's certificate: for those of the names it asks for, or all if it asks for none, that its token
 // allows it and that are not this manager's own.
-func (c *certificates) forRelay(ctx context.Context, reg *registry.Registry, request string) ([][]byte, error) {
+func (c *certificates) forRelay(ctx context.Context, reg *registry.Registry, request string) (string, error) {
 	v, err := checkin.VerifyCertificateRequest(request)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	allowed, err := reg.AdmitRelay(ctx, v)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	own := c.goodFor()
 	allowed = slices.DeleteFunc(allowed, func(n string) bool { return !issuable(n) || hasName(own, n) })
@@ -172,7 +172,7 @@ func (c *certificates) forRelay(ctx context.Context, reg *registry.Registry, req
 		names = slices.DeleteFunc(wanted, func(n string) bool { return !hasName(allowed, n) })
 	}
 	if len(names) == 0 {
-		return nil, &checkin.Refusal{Code: checkin.NotRelay, Detail: fmt.Sprintf(
+		return "", &checkin.Refusal{Code: checkin.NotRelay, Detail: fmt.Sprintf(
 			"no name is left that a certificate may be for: wanted %s; allowed %s, and none of the manager's own; name what clients call this relay with samehost-manager token create --relay --name",
 			list(v.Names()), list(allowed))}
 	}
@@ -187,7 +187,7 @@ func (c *certificates) forRelay(ctx context.Context, reg *registry.Registry, req
 	}
 	uri, err := url.Parse(checkin.RelayURI(v.HostID))
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	template.URIs = []*url.URL{uri}
 	for _, n := range names {
@@ -199,12 +199,13 @@ func (c *certificates) forRelay(ctx context.Context, reg *registry.Registry, req
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, c.ca, v.CSR.PublicKey, c.caKey)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	if err := reg.RelayCertified(ctx, v.HostID, names, template.NotAfter); err != nil {
-		return nil, err
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return "", err
 	}
-	return [][]byte{der, c.ca.Raw}, nil
+	return reg.CertifyRelay(ctx, v.HostID, request, leaf, c.ca)
 }
 
 func list(names []string) string {

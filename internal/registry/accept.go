@@ -64,6 +64,9 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 		if err = t.heardAgain(h); err == nil {
 			reply.Named, err = t.acceptProven(v, h, e, p)
 		}
+		if err == nil {
+			err = t.relayReported(s, v)
+		}
 	}
 	if err != nil {
 		return reply, err

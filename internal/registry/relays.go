@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/x509"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -162,13 +163,24 @@ func (t *transaction) showRelayToken(v checkin.VerifiedCertificateRequest) error
 	return t.record(v.HostID, "relay-admitted", map[string]any{"token": tok.ID, "names": tok.RelayNames})
 }
 
-// RelayCertified notes until when the certificate is valid that a relay was given.
-func (r *Registry) RelayCertified(ctx context.Context, id hostid.ID, names []string, expires time.Time) error {
-	return r.write(ctx, func(t *transaction) error {
-		if _, err := t.exec(`UPDATE relays SET expires = $1 WHERE host_id = $2`, millis(expires), id.String()); err != nil {
+// CertifyRelay notes which certificate a relay was given, and signs the answer to its request. ca is the authority that
+// issued it.
+func (r *Registry) CertifyRelay(ctx context.Context, id hostid.ID, request string, certificate, ca *x509.Certificate) (string, error) {
+	names := slices.Clone(certificate.DNSNames)
+	for _, ip := range certificate.IPAddresses {
+		names = append(names, ip.String())
+	}
+	issued, err := checkin.SignIssuedCertificate(checkin.IssuedCertificate{
+		Request: checkin.SignedReport{JWS: request}.Digest(), Certificates: [][]byte{certificate.Raw, ca.Raw},
+	}, r.key)
+	if err != nil {
+		return "", err
+	}
+	return issued, r.write(ctx, func(t *transaction) error {
+		if _, err := t.exec(`UPDATE relays SET expires = $1 WHERE host_id = $2`, millis(certificate.NotAfter), id.String()); err != nil {
 			return err
 		}
-		return t.record(id, "relay-certified", map[string]any{"names": names, "until": expires.UTC().Format(time.RFC3339)})
+		return t.record(id, "relay-certified", map[string]any{"names": names, "until": certificate.NotAfter.UTC().Format(time.RFC3339)})
 	})
 }
 
@@ -198,6 +210,7 @@ func (t *transaction) relayReported(s checkin.SignedReport, v checkin.VerifiedRe
 	for _, h := range s.Hops {
 		via = append(via, h.Relay)
 	}
+	// What is no relay says so in vain: it has no row.
 	_, err := t.exec(`UPDATE relays SET via = $1, state = $2 WHERE host_id = $3`, toJSON(via), toJSON(v.Report.Relay), v.Report.HostID.String())
 	return err
 }
@@ -206,9 +219,9 @@ func (t *transaction) relayReported(s checkin.SignedReport, v checkin.VerifiedRe
 type Relay struct {
 	HostID      hostid.ID           `json:"host_id"`
 	Name        string              `json:"name"`
-	State       string              `json:"state"`          // active; revoked: retired, deleted or succeeded
-	Via         []hostid.ID         `json:"via"`            // the relays between it and the manager, its own higher system first
-	Names       []string            `json:"names"`          // what its certificate may be for; none: what it calls itself
+	State       string              `json:"state"` // active; revoked: retired, deleted or succeeded
+	Via         []hostid.ID         `json:"via"`   // the relays between it and the manager, its own higher system first
+	Names       []string            `json:"names"` // what its certificate may be for; none: what it calls itself
 	Expires     time.Time           `json:"certificate_expires,omitzero"`
 	LastContact time.Time           `json:"last_contact,omitzero"` // the latest of its check-ins, batches and polls
 	Reported    *checkin.RelayState `json:"reported,omitempty"`    // what it last said of itself; nil before

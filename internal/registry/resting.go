@@ -86,7 +86,7 @@ func (q *restingHost) continues(t *transaction, v *checkin.VerifiedReport, recei
 		return false
 	case uncertain, q.generation != t.pace.generation, q.route != t.route:
 		return false
-	case r.Placeholders != t.listDigest, len(r.Observations)+len(r.Replaced)+len(r.Done) > 0, r.Pending:
+	case r.Placeholders != t.listDigest, len(r.Observations)+len(r.Replaced)+len(r.Done) > 0, r.Pending, r.Relay != nil:
 		return false
 	case at < q.received, fromMillis(q.received).Add(t.reg.silence()).Compare(received) <= 0, q.received > millis(t.now.Add(slack)):
 		return false // a clock was set back, or the host was silent for long

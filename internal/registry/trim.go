@@ -50,6 +50,9 @@ func (r *Registry) Trim(ctx context.Context) error {
 			}
 		}
 	}
+	if err := r.trimWork(ctx); err != nil {
+		return err
+	}
 	return r.decide(ctx, (*transaction).trimLines)
 }
 

@@ -218,3 +218,24 @@ func (r *Registry) EndWork(ctx context.Context, id string) error {
 		return err
 	})
 }
+
+// trimWork removes work that ended long ago, one after the other: each may have many progress reports.
+func (r *Registry) trimWork(ctx context.Context) error {
+	old := millis(r.now().Add(-keepWork))
+	for {
+		var id string
+		var more bool
+		err := r.write(ctx, func(t *transaction) (err error) {
+			if more, err = t.get(`SELECT id FROM work WHERE ended < $1 ORDER BY ended LIMIT 1`, []any{old}, []any{&id}); err != nil || !more {
+				return err
+			}
+			if _, err = t.exec(`DELETE FROM progress WHERE work_id = $1`, id); err == nil {
+				_, err = t.exec(`DELETE FROM work WHERE id = $1`, id)
+			}
+			return err
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+}

@@ -86,6 +86,7 @@ type spool struct {
 	bound   int64
 	log     *slog.Logger
 	step    func(string) // for tests that end the process between two steps; nil: nothing
+	sync    func(*os.File) error
 	segSize int64
 
 	requests chan *appending
@@ -114,10 +115,13 @@ type appending struct {
 
 // openSpool reads what is kept in dir, making it if it is missing, and returns it in the order in which it came. A torn
 // end is cut off; what is damaged elsewhere is passed over, logged, and a copy of its segment set aside.
-func openSpool(dir string, bound int64, log *slog.Logger) (*spool, []*kept, error) {
-	s := &spool{dir: dir, bound: bound, log: log, entries: map[uint64]*kept{}, next: 1,
+func openSpool(dir string, bound int64, log *slog.Logger, change ...func(*spool)) (*spool, []*kept, error) {
+	s := &spool{dir: dir, bound: bound, log: log, entries: map[uint64]*kept{}, next: 1, sync: (*os.File).Sync,
 		requests: make(chan *appending, maxGroup), closing: make(chan struct{}), closed: make(chan struct{})}
 	s.segSize = min(segmentSize, max(minSegment, bound/16))
+	for _, c := range change {
+		c(s)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
@@ -207,7 +211,7 @@ func (s *spool) load(seq uint64, last bool, gone map[uint64]bool) error {
 		s.log.Error("a part of the spool is damaged: reports in it may be lost; a copy is set aside", "segment", path, "copy", aside)
 	}
 	if torn {
-		if err := errors.Join(f.Truncate(end), f.Sync()); err != nil {
+		if err := errors.Join(f.Truncate(end), s.sync(f)); err != nil {
 			return err
 		}
 	}
@@ -551,7 +555,7 @@ func (s *spool) begin() error {
 	head := appendFrame(nil, []byte{kindSegment, spoolFormat})
 	s.did("created")
 	if _, err = f.Write(head); err == nil {
-		err = f.Sync()
+		err = s.sync(f)
 	}
 	if err == nil {
 		err = syncFolder(s.dir)
@@ -582,7 +586,7 @@ func (s *spool) flush(b []byte, durable bool) error {
 	if !durable {
 		return nil
 	}
-	err := s.tail.Sync()
+	err := s.sync(s.tail)
 	s.did("synced")
 	return err
 }

@@ -1,0 +1,312 @@
+package registry
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// asks is a relay's request for a certificate.
+func (p *pc) asks(token *checkin.EnrolmentToken) checkin.VerifiedCertificateRequest {
+	p.m.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(p.m.t, err)
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	must(p.m.t, err)
+	jws, err := checkin.SignCertificateRequest(checkin.CertificateRequest{Audience: p.m.audience, HostID: p.report.HostID, CSR: csr}, p.seed.SigningKey(), token)
+	must(p.m.t, err)
+	v, err := checkin.VerifyCertificateRequest(jws)
+	must(p.m.t, err)
+	return v
+}
+
+// newRelay is a relay that was admitted.
+func newRelay(m *manager, name string) *pc {
+	m.t.Helper()
+	token, err := m.CreateRelayToken(m.t.Context(), []string{name + ".example"}, time.Time{}, "", "")
+	must(m.t, err)
+	p := newPC(m, name)
+	p.enrol = &token
+	p.checkIn()
+	_, err = m.AdmitRelay(m.t.Context(), p.asks(&token))
+	must(m.t, err)
+	return p
+}
+
+func refusal(err error) checkin.RefusalCode {
+	var r *checkin.Refusal
+	if errors.As(err, &r) {
+		return r.Code
+	}
+	return ""
+}
+
+func TestRelayIsAdmittedByItsToken(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	token, err := m.CreateRelayToken(ctx, []string{"relay1.example", "192.0.2.9"}, time.Time{}, "site 1", "sato")
+	must(t, err)
+	p := newPC(m, "relay1")
+	p.enrol = &token
+	if _, err := m.AdmitRelay(ctx, p.asks(&token)); refusal(err) != checkin.NeedsEnrolment {
+		t.Errorf("before its check-in: %v", err)
+	}
+	p.checkIn()
+	if _, err := m.AdmitRelay(ctx, p.asks(nil)); refusal(err) != checkin.BadToken {
+		t.Errorf("without a token: %v", err)
+	}
+	if _, err := m.AdmitRelay(ctx, p.asks(&m.token)); refusal(err) != checkin.BadToken {
+		t.Errorf("with a client's token: %v", err)
+	}
+	wrong := token
+	wrong.Secret[0]++
+	if _, err := m.AdmitRelay(ctx, p.asks(&wrong)); refusal(err) != checkin.BadToken {
+		t.Errorf("with another secret: %v", err)
+	}
+	names, err := m.AdmitRelay(ctx, p.asks(&token))
+	must(t, err)
+	if diff := cmp.Diff([]string{"relay1.example", "192.0.2.9"}, names); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := m.AdmitRelay(ctx, p.asks(nil)); err != nil {
+		t.Errorf("its key suffices from then on: %v", err)
+	}
+	forged := p.clone()
+	forged.seed = hostid.NewSeed()
+	if _, err := m.AdmitRelay(ctx, forged.asks(&token)); refusal(err) != checkin.NeedsEnrolment {
+		t.Errorf("by another key: %v", err)
+	}
+	second := newPC(m, "relay2")
+	second.checkIn()
+	if _, err := m.AdmitRelay(ctx, second.asks(&token)); refusal(err) != checkin.BadToken || !strings.Contains(err.Error(), p.report.HostID.String()) {
+		t.Errorf("another relay by the same token: %v", err)
+	}
+	must(t, m.RevokeToken(ctx, token.ID, ""))
+	if _, err := m.AdmitRelay(ctx, p.asks(&token)); err != nil {
+		t.Errorf("the token has served: %v", err)
+	}
+
+	// Without names: by what it calls itself.
+	unnamed, err := m.CreateRelayToken(ctx, nil, time.Time{}, "", "")
+	must(t, err)
+	second.report.Names = checkin.Names{Host: "relay2", FQDN: "relay2.example"}
+	second.checkIn()
+	names, err = m.AdmitRelay(ctx, second.asks(&unnamed))
+	must(t, err)
+	if diff := cmp.Diff([]string{"relay2", "relay2.example", "192.0.2.7"}, names); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Who was retired, succeeded or deleted is no relay; who was deleted and comes back is none before it gets a new token.
+func TestRelayIsRevoked(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	in := func(p *pc) bool {
+		t.Helper()
+		all, err := m.RelaysInForce(ctx, []hostid.ID{p.report.HostID})
+		must(t, err)
+		return all[p.report.HostID]
+	}
+	p := newRelay(m, "relay1")
+	if !in(p) || in(newPC(m, "other")) {
+		t.Fatal("who is a relay?")
+	}
+	_, err := m.Retire(ctx, p.report.HostID, Actor{Trigger: ByCommand})
+	must(t, err)
+	if in(p) {
+		t.Error("retired, and still a relay")
+	}
+	if _, err := m.AdmitRelay(ctx, p.asks(nil)); refusal(err) != checkin.NotRelay {
+		t.Errorf("a certificate for a retired relay: %v", err)
+	}
+	p.checkIn()
+	if in(p) {
+		t.Error("heard again, and a relay")
+	}
+	_, err = m.Unretire(ctx, p.report.HostID, Actor{Trigger: ByCommand})
+	must(t, err)
+	if !in(p) {
+		t.Error("no relay after that was taken back")
+	}
+	m.pass(time.Hour)
+	_, err = m.Delete(ctx, p.report.HostID, Actor{Trigger: ByCommand})
+	must(t, err)
+	if in(p) {
+		t.Error("deleted, and still a relay")
+	}
+	m.pass(time.Hour)
+	p.checkIn() // it comes back as an asset
+	if in(p) {
+		t.Error("came back by a check-in, and a relay")
+	}
+	m.pass(time.Hour)
+	token, err := m.CreateRelayToken(ctx, nil, time.Time{}, "", "")
+	must(t, err)
+	if _, err := m.AdmitRelay(ctx, p.asks(&token)); err != nil || !in(p) {
+		t.Errorf("with a new token: %v", err)
+	}
+}
+
+func TestRelaysTell(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	upper, lower := newRelay(m, "upper"), newRelay(m, "lower")
+	m.pass(time.Minute)
+	lower.report.Relay = &checkin.RelayState{Reports: 7, Bytes: 9000, Bound: 1 << 30, OldestS: 60}
+	s := lower.next()
+	s.Hops = []checkin.Hop{{Relay: upper.report.HostID}}
+	lower.send(s)
+	m.pass(time.Minute)
+	must(t, m.RelayHeard(ctx, upper.report.HostID))
+	m.pass(time.Second)
+	must(t, m.RelayHeard(ctx, upper.report.HostID)) // too soon to be noted
+	all, err := m.Relays(ctx)
+	must(t, err)
+	if len(all) != 2 {
+		t.Fatalf("%d relays", len(all))
+	}
+	for _, r := range all {
+		switch r.HostID {
+		case lower.report.HostID:
+			if r.Name != "lower" || r.State != "active" || len(r.Via) != 1 || r.Via[0] != upper.report.HostID || *r.Reported != *lower.report.Relay ||
+				!r.LastContact.Equal(testEpoch.Add(time.Minute)) || r.Names[0] != "lower.example" {
+				t.Errorf("%+v", r)
+			}
+		case upper.report.HostID:
+			if r.Reported != nil || len(r.Via) != 0 || !r.LastContact.Equal(testEpoch.Add(2*time.Minute)) {
+				t.Errorf("%+v", r)
+			}
+		}
+	}
+}
+
+func (p *pc) progress(work string, sequence uint64, done bool) string {
+	p.m.t.Helper()
+	jws, err := checkin.SignProgress(checkin.Progress{Work: work, From: p.report.HostID, Sequence: sequence, Done: done,
+		Body: json.RawMessage(fmt.Sprintf(`{"n":%d}`, sequence))}, p.seed.SigningKey())
+	must(p.m.t, err)
+	return jws
+}
+
+func TestWork(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	a, b := newRelay(m, "a"), newRelay(m, "b")
+	plain := newPC(m, "plain")
+	plain.checkIn()
+	work := func(id string, to *pc) checkin.Work {
+		return checkin.Work{ID: id, To: to.report.HostID, Kind: "initialize", Made: m.clock(), Body: json.RawMessage(`{"targets":["pc1"]}`)}
+	}
+	posted := m.WorkPosted()
+	first := work("w-1", a)
+	must(t, m.PostWork(ctx, first))
+	select {
+	case <-posted:
+	default:
+		t.Error("nobody was woken")
+	}
+	must(t, m.PostWork(ctx, first)) // again
+	m.pass(time.Second)
+	if err := m.PostWork(ctx, work("w-1", a)); err == nil {
+		t.Error("another work under the same ID")
+	}
+	must(t, m.PostWork(ctx, work("w-2", b)))
+	must(t, m.PostWork(ctx, work("w-3", a)))
+	if err := m.PostWork(ctx, work("w-4", plain)); !errors.Is(err, ErrNotRelay) {
+		t.Errorf("work for a client: %v", err)
+	}
+	relays := []hostid.ID{a.report.HostID, plain.report.HostID}
+	ids := func(have ...string) (list []string) {
+		t.Helper()
+		texts, err := m.WorkFor(ctx, relays, have)
+		must(t, err)
+		for _, text := range texts {
+			w, err := checkin.VerifyWork(text, m.audience)
+			must(t, err)
+			list = append(list, w.ID)
+		}
+		return list
+	}
+	if diff := cmp.Diff([]string{"w-1", "w-3"}, ids()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"w-3"}, ids("w-1", "w-9")); diff != "" {
+		t.Error(diff)
+	}
+
+	taken := m.ProgressTaken()
+	if err := m.TakeProgress(ctx, a.progress("w-1", 2, false)); err == nil || refusal(err) != "" {
+		t.Errorf("the second before the first: %v", err)
+	}
+	must(t, m.TakeProgress(ctx, a.progress("w-1", 1, false)))
+	select {
+	case <-taken:
+	default:
+		t.Error("nobody was woken")
+	}
+	must(t, m.TakeProgress(ctx, a.progress("w-1", 1, false)))
+	if err := m.TakeProgress(ctx, b.progress("w-1", 2, true)); refusal(err) != checkin.UnknownWork {
+		t.Errorf("another relay's: %v", err)
+	}
+	forged := a.clone()
+	forged.seed = hostid.NewSeed()
+	if err := m.TakeProgress(ctx, forged.progress("w-1", 2, true)); refusal(err) != checkin.Malformed {
+		t.Errorf("by another key: %v", err)
+	}
+	if err := m.TakeProgress(ctx, a.progress("w-9", 1, true)); refusal(err) != checkin.UnknownWork {
+		t.Errorf("of no work: %v", err)
+	}
+	must(t, m.TakeProgress(ctx, a.progress("w-1", 2, true)))
+	must(t, m.TakeProgress(ctx, a.progress("w-1", 2, true)))
+	if err := m.TakeProgress(ctx, a.progress("w-1", 3, true)); refusal(err) != checkin.UnknownWork {
+		t.Errorf("after the end: %v", err)
+	}
+	if diff := cmp.Diff([]string{"w-3"}, ids()); diff != "" {
+		t.Error(diff)
+	}
+	got, err := m.ProgressOf(ctx, "w-1", 0)
+	must(t, err)
+	want := []checkin.Progress{{Work: "w-1", From: a.report.HostID, Sequence: 1, Body: json.RawMessage(`{"n":1}`)},
+		{Work: "w-1", From: a.report.HostID, Sequence: 2, Done: true, Body: json.RawMessage(`{"n":2}`)}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if got, err := m.ProgressOf(ctx, "w-1", 1); err != nil || len(got) != 1 || got[0].Sequence != 2 {
+		t.Errorf("after the first: %+v, %v", got, err)
+	}
+	must(t, m.EndWork(ctx, "w-3"))
+	if got := ids(); got != nil {
+		t.Errorf("called off, and handed out: %q", got)
+	}
+	if err := m.TakeProgress(ctx, a.progress("w-3", 1, false)); refusal(err) != checkin.UnknownWork {
+		t.Errorf("of what was called off: %v", err)
+	}
+	for i := range maxOpenWork {
+		must(t, m.PostWork(ctx, work(fmt.Sprintf("many-%d", i), a)))
+	}
+	if err := m.PostWork(ctx, work("one-more", a)); !errors.Is(err, ErrTooMuchWork) {
+		t.Errorf("%v", err)
+	}
+	m.pass(keepWork + time.Hour)
+	must(t, m.Trim(ctx))
+	if got, err := m.ProgressOf(ctx, "w-1", 0); err != nil || len(got) != 0 {
+		t.Errorf("after a month: %+v, %v", got, err)
+	}
+}
