@@ -40,6 +40,9 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 	if err != nil || p.seen { // accepted long ago, and that is all there is to say
 		return reply, err
 	}
+	if err := t.rate(v.Report.HostID.String(), proven, hourOf(t.now), 1); err != nil {
+		return reply, err
+	}
 	if err := t.expand(&v.Report, p.branch.id); err != nil {
 		return reply, err
 	}

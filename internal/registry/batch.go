@@ -172,6 +172,13 @@ func (r *Registry) acceptBatch(ctx context.Context, batch []*checkInJob) error {
 				ids = append(ids, id)
 			}
 		}
+		// Where the clock was set back, what was measured before is certain of nothing any more (span): nobody rests on it.
+		if last := r.latest.Swap(millis(t.now)); last == 0 || last > millis(t.now.Add(slack)) {
+			if err := t.wake(`received > $1`, millis(t.now.Add(slack))); err != nil {
+				r.latest.Store(0)
+				return err
+			}
+		}
 		resting, err := t.restingOf(ids)
 		if err != nil {
 			return err

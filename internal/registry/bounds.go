@@ -31,8 +31,7 @@ var ErrTooMuch = errors.New("more than a client sends")
 func (t *transaction) bound(s checkin.SignedReport, v checkin.VerifiedReport, proven bool) (text bool, err error) {
 	id := v.Report.HostID.String()
 	var reports, epochs, events int64
-	hour := hourOf(t.now)
-	if _, err := t.get(`SELECT reports FROM rates WHERE host_id = $1 AND proven = $2 AND hour = $3`, []any{id, proven, hour}, []any{&reports}); err != nil {
+	if _, err := t.get(`SELECT reports FROM rates WHERE host_id = $1 AND proven = $2 AND hour = $3`, []any{id, proven, hourOf(t.now)}, []any{&reports}); err != nil {
 		return false, err
 	}
 	day := millis(t.now.Add(-24 * time.Hour))
@@ -60,9 +59,6 @@ func (t *transaction) bound(s checkin.SignedReport, v checkin.VerifiedReport, pr
 		if b.over {
 			return false, fmt.Errorf("host ID %s: %s: %w; see what runs there", id, b.what, ErrTooMuch)
 		}
-	}
-	if err := t.rate(id, proven, hour, 1); err != nil {
-		return false, err
 	}
 	return reports < keepLongTextPerHour || len(s.JWS) <= longText && reports < keepTextPerHour, nil
 }

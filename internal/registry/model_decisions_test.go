@@ -133,6 +133,7 @@ func TestDecisionsHold(t *testing.T) {
 					must(t, m.AddPlaceholder(t.Context(), "serial", "MODEL 7", "model"))
 				}
 			}
+			m.restHolds(rt)
 			if step%4 == 3 {
 				m.consistent(rt)
 			}

@@ -87,7 +87,15 @@ func (t *transaction) span(v checkin.VerifiedReport, h host, e epoch, p placemen
 		var earlier bool
 		earlier, err = t.get(`SELECT 1 FROM intervals WHERE branch_id = $1 AND run = $2 AND origin < $3 LIMIT 1`,
 			[]any{p.branch.id, run, origin}, []any{new(int)})
-		if cut = max(cut, min(former, received)); earlier {
+		if err != nil {
+			return err
+		}
+		// Of reports that only say that all is as before no time is kept but the last one's. A run that went on beyond this
+		// report's receipt, which was long on its way, may have been heard just before it.
+		var beside bool
+		beside, err = t.get(`SELECT 1 FROM intervals WHERE epoch_id = $1 AND (run <> $2 OR branch_id <> $3) AND first_at < $4 AND last > $4 LIMIT 1`,
+			[]any{e.id, run, p.branch.id, received}, []any{new(int)})
+		if cut = max(cut, min(former, received)); earlier || beside {
 			cut = received
 		}
 		if err == nil {

@@ -63,6 +63,10 @@ type Registry struct {
 	lanes []lane // of check-ins; the reports of a host keep to one
 	busy  busyness
 
+	latest atomic.Int64 // the time of the latest batch, in milliseconds; 0 before the first
+
+	restless bool // no host comes to rest: tests compare
+
 	posted, progressed bell // work for relays, and what they said of it
 }
 

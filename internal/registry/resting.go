@@ -145,7 +145,7 @@ func (t *transaction) trail(q *restingHost) error {
 func (t *transaction) rest(v checkin.VerifiedReport, h host, e epoch, p placement, reply checkin.Reply) error {
 	r := v.Report
 	plain := len(reply.Orders) == 0 && len(reply.Named) == 0 && reply.Placeholders == "" && reply.Settings == nil && !reply.Provisional
-	if !plain || !p.tip || p.branch.missing != "" || p.branch.blocked || len(r.Observations)+len(r.Replaced)+len(r.Done) > 0 || r.Pending || t.uncertain || h.marks != (marks{}) {
+	if t.reg.restless || !plain || !p.tip || p.branch.missing != "" || p.branch.blocked || len(r.Observations)+len(r.Replaced)+len(r.Done) > 0 || r.Pending || t.uncertain || h.marks != (marks{}) {
 		return nil
 	}
 	h, known, err := t.host(h.id)
@@ -171,10 +171,10 @@ func (t *transaction) rest(v checkin.VerifiedReport, h host, e epoch, p placemen
 	if err != nil || !certain {
 		return err
 	}
-	// Nobody else of the asset was heard since the run began: no overlap can come out of it unless somebody else is heard,
+	// Nobody else of the asset was heard for long since the run began: no overlap can come out of it unless somebody else is heard,
 	// who wakes it.
 	others, err := t.get(`SELECT 1 FROM intervals i JOIN epochs e ON e.id = i.epoch_id JOIN hosts h ON h.host_id = e.host_id
-		WHERE h.asset_id = $1 AND i.id <> $2 AND i.branch_id <> $3 AND i.last >= $4 LIMIT 1`, []any{h.asset, interval, p.branch.id, began}, []any{new(int)})
+		WHERE h.asset_id = $1 AND i.id <> $2 AND i.branch_id <> $3 AND i.last > $4 LIMIT 1`, []any{h.asset, interval, p.branch.id, began + slack.Milliseconds()}, []any{new(int)})
 	if err != nil || others {
 		return err
 	}
