@@ -96,8 +96,11 @@ type Relay struct {
 	CAFile             string   `toml:"ca_file"`              // as in Client
 	CAPin              string   `toml:"ca_pin"`               //
 	EnrolmentTokenFile string   `toml:"enrolment_token_file"` // made with `samehost-manager token create --relay`
+	Names              []string `toml:"names"`                // what clients call this machine, each good by CheckName; none: all that its token allows
+	SpoolMB            int      `toml:"spool_mb"`             // that kept reports may take on the disk; default 1024; 16 to 1048576
 	AMT                AMT      `toml:"amt"`
 	Dcmamtin           Dcmamtin `toml:"dcmamtin"`
+	Hardware           Hardware `toml:"hardware"`
 }
 
 // ForDcmamtin is what dcmamtin needs of a manager's or a relay's file.
@@ -117,7 +120,11 @@ const (
 	maxName     = 64        // characters of an enterprise name in 3PDS (Intel: storage registration, CFG_MAX)
 	maxWait     = time.Hour // installation waits that long at most for AMT to answer
 	maxDays     = 36500     // a century
-	maxNames    = 100       // more would make a certificate that is a burden in every handshake
+
+	defaultSpoolMB = 1024 // three weeks of two hundred PCs that report four times an hour
+	minSpoolMB     = 16
+	maxSpoolMB     = 1 << 20
+	maxNames       = 100 // more would make a certificate that is a burden in every handshake
 )
 
 // DefaultPath is where the program ("manager", "relay" or "client") looks without --config:
@@ -212,6 +219,14 @@ func LoadRelay(path string) (Relay, error) {
 	d.higherSystem(r.HigherSystem)
 	d.trust("", "ca_file", &r.CAFile, "ca_pin", &r.CAPin)
 	d.resolve(&r.EnrolmentTokenFile)
+	d.resolve(&r.Hardware.File)
+	d.names(r.Names)
+	switch {
+	case r.SpoolMB == 0 && !d.has("spool_mb"):
+		r.SpoolMB = defaultSpoolMB
+	case r.SpoolMB < minSpoolMB || r.SpoolMB > maxSpoolMB:
+		d.fail("spool_mb", "must be a number of megabytes from %d to %d", minSpoolMB, maxSpoolMB)
+	}
 	d.amt(&r.AMT, false)
 	d.dcmamtin(&r.Dcmamtin)
 	if d.err != nil {

@@ -108,14 +108,15 @@ dcmamtin.resolve = "file"
 		t.Error(diff)
 	}
 
-	path, dir = write(t, "higher_system = 'https://127.0.0.1:8740'\nca_file = 'ca'\nenrolment_token_file = 't'"+both)
+	path, dir = write(t, "higher_system = 'https://127.0.0.1:8740'\nca_file = 'ca'\nenrolment_token_file = 't'\nnames = ['relay1.example']\nspool_mb = 64"+both+"\n[hardware]\nfile = 'h'")
 	amt.PasswordFile, amt.TLSCA = filepath.Join(dir, "pw"), filepath.Join(dir, "ca.pem")
 	r, err := LoadRelay(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(Relay{DataDir: dir, Listen: "[::1]:0", HigherSystem: "https://127.0.0.1:8740",
-		CAFile: filepath.Join(dir, "ca"), EnrolmentTokenFile: filepath.Join(dir, "t"), AMT: amt, Dcmamtin: Dcmamtin{"file"}}, r); diff != "" {
+		CAFile: filepath.Join(dir, "ca"), EnrolmentTokenFile: filepath.Join(dir, "t"), AMT: amt, Dcmamtin: Dcmamtin{"file"},
+		Names: []string{"relay1.example"}, SpoolMB: 64, Hardware: Hardware{filepath.Join(dir, "h")}}, r); diff != "" {
 		t.Error(diff)
 	}
 	if f, err = LoadForDcmamtin(path); err != nil {
@@ -201,9 +202,12 @@ func TestMistakes(t *testing.T) {
 		{manager, "data_dir = 'd'\nnames = ['manager.example', 7]", `x.toml:2: names must be a list of texts in quotes, as ["one", "two"]`},
 		{manager, "data_dir = 'd'\nnames = ['manager.example', 'https://manager.example:8740']", `x.toml:2: names holds "https://manager.example:8740", which is no DNS name or IP address; write it without https://, brackets and port`},
 		{manager, "data_dir = 'd'\nnames = [" + strings.Repeat("'a',", 101) + "]", "x.toml:2: names has more than 100 entries"},
-		{relay, "data_dir = 'd'\nhigher_system = 'https://m'\nnames = ['r.example']", "x.toml:3: names is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, dcmamtin, enrolment_token_file, higher_system, listen)"},
+		{relay, "data_dir = 'd'\nhigher_system = 'https://m'\ndatabase = 'sqlite:x'", "x.toml:3: database is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, dcmamtin, enrolment_token_file, hardware, higher_system, listen, names, spool_mb)"},
+		{relay, "data_dir = 'd'\nhigher_system = 'https://m'\nspool_mb = 15", "x.toml:3: spool_mb must be a number of megabytes from 16 to 1048576"},
+		{relay, "data_dir = 'd'\nhigher_system = 'https://m'\nspool_mb = 0", "x.toml:3: spool_mb must be a number of megabytes from 16 to 1048576"},
+		{relay, "data_dir = 'd'\nhigher_system = 'https://m'\nnames = ['*.example']", `x.toml:3: names holds "*.example", a pattern; write each name out`},
 		{relay, "data_dir = 'd'", `x.toml: higher_system is missing; write the manager's or the next relay's address, as "https://manager.example:8740"`},
-		{dcmamtin, "data_dir = 'd'\nrestore_wait = '1s'", "x.toml:2: restore_wait is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, database, dcmamtin, enrolment_token_file, higher_system, listen, maintenance, names)"},
+		{dcmamtin, "data_dir = 'd'\nrestore_wait = '1s'", "x.toml:2: restore_wait is not known; leave it out (known here: amt, ca_file, ca_pin, data_dir, database, dcmamtin, enrolment_token_file, hardware, higher_system, listen, maintenance, names, spool_mb)"},
 		{manager, "data_dir = 'd'\n[maintenance]\narchive_after_days = -1", "x.toml:3: [maintenance] archive_after_days must be a number of days from 1 to 36500, or 0 for never"},
 		{manager, "data_dir = 'd'\n[maintenance]\narchive_after_days = '90'", "x.toml:3: [maintenance] archive_after_days must be a whole number without quotes"},
 		{manager, "data_dir = 'd'\n[maintenance]\narchive_after_days = 1.5", "x.toml:3: [maintenance] archive_after_days must be a whole number without quotes"},
