@@ -538,7 +538,7 @@ func (s *relayServer) batch(w http.ResponseWriter, req *http.Request) {
 			out.Answers[i].Refused = &wireRefusal{Malformed, fmt.Sprintf("a report has at most %d bytes", MaxReport)}
 			continue
 		}
-		all.Go(func() { out.Answers[i] = s.answer(req, SignedReport{r.JWS, hops}) })
+		all.Go(func() { out.Answers[i] = s.answer(req, SignedReport{JWS: r.JWS, Hops: hops}) })
 	}
 	all.Wait()
 	s.send(w, out)

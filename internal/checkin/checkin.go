@@ -71,6 +71,15 @@ type SignedReport struct {
 	// Hops are the relays that it came through, the client's own first; none where the client itself sent it. They are
 	// the relays' word, not the client's: who takes reports from anybody leaves them empty.
 	Hops []Hop
+
+	verified *VerifiedReport // what Verify would say again; nil: it has to look
+}
+
+// Verified is the same report for those that call Verify after somebody who did: it costs them nothing. v is what Verify
+// said of it.
+func (r SignedReport) Verified(v VerifiedReport) SignedReport {
+	r.verified = &v
+	return r
 }
 
 // MaxHops bounds the relays between a client and the manager.

@@ -96,6 +96,9 @@ func Sign(r Report, key ed25519.PrivateKey, enrol *EnrolmentToken) (SignedReport
 
 // Verify checks signature, typ, form and limits. Every error is a Refusal with code Malformed.
 func Verify(s SignedReport) (VerifiedReport, error) {
+	if s.verified != nil && s.verified.Digest == s.Digest() { // whoever changed the text since is not believed
+		return *s.verified, nil
+	}
 	v, err := verifyReport(s)
 	if err != nil {
 		return VerifiedReport{}, &Refusal{Malformed, err.Error()}

@@ -442,3 +442,21 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// Verified spares the next one the work, for the text that was verified and no other.
+func TestVerified(t *testing.T) {
+	t.Parallel()
+	s := mustSign(t, report(), nil)
+	v, err := checkin.Verify(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := s.Verified(v)
+	if again, err := checkin.Verify(known); err != nil || &again.Payload[0] != &v.Payload[0] {
+		t.Errorf("verified anew: %v", err)
+	}
+	known.JWS = known.JWS[:len(known.JWS)-10] + "AAAAAAAAAA"
+	if _, err := checkin.Verify(known); err == nil {
+		t.Error("another text is believed")
+	}
+}
