@@ -24,7 +24,6 @@ type client struct {
 
 	enrolled bool // a report was accepted, or taken into a relay's keeping
 	keyed    bool // key and seal are there
-	wantFull bool // the next report is a full one: the manager asked for it
 
 	key   [ed25519.PrivateKeySize]byte
 	seal  [32]byte
@@ -32,7 +31,7 @@ type client struct {
 
 	counter  uint64         // of the last report that was accepted or deferred
 	previous checkin.Digest // and its digest
-	base     checkin.Digest // the last full one; zero before it
+	base     checkin.Digest // the last full one of this run that was accepted; zero: the next is full
 
 	pending report   // sent, or about to be, and not yet answered: it is sent again unchanged
 	ready   []report // signed ahead; they follow one another
@@ -77,12 +76,14 @@ func (f *fleet) hostID(i int) (id hostid.ID) {
 	return id
 }
 
-// run is the client's run: it lasts as long as this process.
+// run is the client's run: that of all began at the same moment.
 func (f *fleet) run(i int) (t checkin.Token) {
-	d := f.derived(i, "run"+f.began.Format(time.RFC3339Nano))
+	d := f.derived(i, "run"+f.moment())
 	copy(t[:], d[:])
 	return t
 }
+
+func (f *fleet) moment() string { return f.began.UTC().Format(time.RFC3339Nano) }
 
 // makeKeys derives a client's keys from its seed as the real client does; it takes a tenth of a millisecond.
 func (f *fleet) makeKeys(i int) {
@@ -94,7 +95,7 @@ func (f *fleet) makeKeys(i int) {
 	copy(c.key[:], seed.SigningKey())
 	copy(c.seal[:], seed.SealingKey().PublicKey().Bytes())
 	if c.epoch == (checkin.Token{}) {
-		d := f.derived(i, "epoch"+f.began.Format(time.RFC3339Nano)) // without its state, a client is a reinstalled one
+		d := f.derived(i, "epoch"+f.moment()) // without its state, a client is a reinstalled one
 		copy(c.epoch[:], d[:])
 	}
 	c.keyed = true
@@ -199,12 +200,8 @@ func (f *fleet) prepare(i int) error {
 		return nil
 	}
 	f.makeKeys(i)
-	base := c.base
-	if c.wantFull {
-		base = checkin.Digest{}
-	}
 	var err error
-	c.pending, err = f.next(i, c.counter+1, c.previous, base, time.Since(f.began))
+	c.pending, err = f.next(i, c.counter+1, c.previous, c.base, time.Since(f.began))
 	return err
 }
 
@@ -230,11 +227,11 @@ func (f *fleet) signAhead(i int, at []time.Duration) error {
 }
 
 // taken moves the chain on: the pending report was accepted, or is in a relay's keeping.
-func (c *client) taken(digest checkin.Digest) {
+func (c *client) taken(digest checkin.Digest, word checkin.ReplyStatus) {
 	c.counter++
 	c.previous = digest
-	if c.pending.full {
-		c.base, c.wantFull = digest, false
+	if c.pending.full && word == checkin.Accepted {
+		c.base = digest
 	}
 	c.enrolled, c.pending = true, report{}
 }
@@ -242,16 +239,14 @@ func (c *client) taken(digest checkin.Digest) {
 // refused drops the pending report: it never happened, and another takes its place in the chain.
 func (c *client) refused() { c.pending, c.ready = report{}, nil }
 
-// follow does what a reply asks for, as far as a simulated client does it: a full report, and the manager's list of
-// values that prove nothing. It returns the kinds of all orders.
+// follow does what a reply to the last report asks for, as far as a simulated client does it: a full report after an order,
+// and the manager's list of values that prove nothing. It returns the kinds of all orders.
 func (f *fleet) follow(i int, reply checkin.Reply) []checkin.OrderKind {
 	c := &f.clients[i]
 	var kinds []checkin.OrderKind
 	for _, o := range reply.Orders {
 		kinds = append(kinds, o.Kind)
-		if o.Kind == checkin.OrderFullReport {
-			c.wantFull, c.ready = true, nil
-		}
+		c.base, c.ready = checkin.Digest{}, nil // as the agent: whoever orders wants to see what comes of it
 	}
 	if reply.Placeholders == "" {
 		return kinds

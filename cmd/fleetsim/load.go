@@ -103,13 +103,23 @@ func (l *load) end() {
 // enrol checks every client in that is not known yet, as fast as it goes. It ends at the first refusal: the next
 // client would meet the same.
 func (l *load) enrol(ctx context.Context) (*phase, error) {
+	return l.each(ctx, "enrolment", func(c *client) bool { return !c.enrolled })
+}
+
+// settle has every client check in once, as fast as it goes.
+func (l *load) settle(ctx context.Context) (*phase, error) {
+	return l.each(ctx, "settling", func(*client) bool { return true })
+}
+
+// each has every client of a kind check in once, and waits for what became of it.
+func (l *load) each(ctx context.Context, name string, of func(*client) bool) (*phase, error) {
 	p := newPhase()
 	p.began = time.Now()
 	for i := range l.fleet.clients {
-		if l.fleet.clients[i].enrolled {
+		c := &l.fleet.clients[i]
+		if !of(c) || !c.busy.CompareAndSwap(false, true) {
 			continue
 		}
-		l.fleet.clients[i].busy.Store(true)
 		if !l.hand(ctx, job{client: i, intended: time.Now(), phase: p}) {
 			return p, ctx.Err()
 		}
@@ -117,13 +127,13 @@ func (l *load) enrol(ctx context.Context) (*phase, error) {
 			break
 		}
 	}
-	err := l.settle(ctx, p)
+	err := l.await(ctx, p)
 	p.ended = time.Now()
 	if p.refused.Load() > 0 {
-		return p, fmt.Errorf("enrolment: %s", p.example)
+		return p, fmt.Errorf("%s: %s", name, p.example)
 	}
 	if left := p.unanswered(); err == nil && left > 0 {
-		return p, fmt.Errorf("enrolment: %d clients had no answer: %s", left, p.troubles())
+		return p, fmt.Errorf("%s: %d clients had no answer: %s", name, left, p.troubles())
 	}
 	return p, err
 }
@@ -253,8 +263,8 @@ func (l *load) run(ctx context.Context, rate float64, ramp, duration time.Durati
 	p.ended = time.Now()
 	close(waiting)
 	handing.Wait()
-	l.settle(ctx, ramped)
-	l.settle(ctx, p)
+	l.await(ctx, ramped)
+	l.await(ctx, p)
 	return ramped, p
 }
 
@@ -267,8 +277,8 @@ func unramped(at, ramp float64) time.Duration {
 	return time.Duration(t * float64(time.Second))
 }
 
-// settle waits for what is under way, as long as the drain lets it.
-func (l *load) settle(ctx context.Context, p *phase) error {
+// await waits for what is under way, as long as the drain lets it.
+func (l *load) await(ctx context.Context, p *phase) error {
 	done := make(chan struct{})
 	go func() {
 		p.under.Wait()
@@ -313,13 +323,14 @@ func (l *load) checkIn(ctx context.Context, conn *connection, j job) {
 			l.again(ctx, j, 0)
 			return
 		}
+		l.taken(j, digest, checkin.Accepted)
 		for _, kind := range l.fleet.follow(j.client, reply) {
 			j.phase.mu.Lock()
 			j.phase.orders[kind]++
 			j.phase.mu.Unlock()
 		}
 		j.phase.accepted.Add(1)
-		l.taken(j, digest, "accepted")
+		l.done(j)
 	case a.status == 202:
 		var d struct {
 			Status checkin.ReplyStatus `json:"status"`
@@ -331,8 +342,9 @@ func (l *load) checkIn(ctx context.Context, conn *connection, j job) {
 			l.again(ctx, j, 0)
 			return
 		}
+		l.taken(j, digest, checkin.Deferred)
 		j.phase.deferred.Add(1)
-		l.taken(j, digest, "deferred")
+		l.done(j)
 	case a.status >= 400 && a.status < 500 && a.media == "application/problem+json":
 		var problem struct {
 			Type   string `json:"type"`
@@ -394,7 +406,7 @@ func (l *load) read(raw string, digest checkin.Digest) (checkin.Reply, error) {
 	return reply, err
 }
 
-func (l *load) taken(j job, digest checkin.Digest, word string) {
+func (l *load) taken(j job, digest checkin.Digest, word checkin.ReplyStatus) {
 	c := &l.fleet.clients[j.client]
 	j.phase.times.add(time.Since(j.intended))
 	if c.pending.full {
@@ -403,8 +415,7 @@ func (l *load) taken(j job, digest checkin.Digest, word string) {
 		j.phase.delta.Add(1)
 	}
 	l.ledger.add(word, digest, l.fleet.hostID(j.client).String())
-	c.taken(digest)
-	l.done(j)
+	c.taken(digest, word)
 }
 
 func (l *load) done(j job) {
@@ -439,7 +450,7 @@ type ledger struct {
 
 func newLedger(w io.WriteCloser) *ledger { return &ledger{w: bufio.NewWriter(w), c: w} }
 
-func (l *ledger) add(word string, digest checkin.Digest, host string) {
+func (l *ledger) add(word checkin.ReplyStatus, digest checkin.Digest, host string) {
 	if l == nil {
 		return
 	}

@@ -63,6 +63,8 @@ type flags struct {
 	Drain        time.Duration `default:"30s"`
 	Ledger       string        ``
 	State        string        ``
+	Restart      bool          ``
+	Settle       int           ``
 	Seed         *uint64       ``
 	Version      kong.VersionFlag
 }
@@ -74,7 +76,7 @@ N simulated clients enrol, then R check-ins per second come from them.
 
   --higher-system URL   manager or relay; several: shared, and tried in turn
   --token-file FILE     enrolment token, the line that "token create" prints
-  --clients N           clients; some 350 bytes of memory each
+  --clients N           some 300 bytes of memory each
   --rate R              check-ins per second; 0: as fast as they are taken
   --interval TIME       instead of --rate: each client once in that time
   --duration TIME       of the load; --ramp TIME before it, from 0 to R
@@ -86,8 +88,9 @@ N simulated clients enrol, then R check-ins per second come from them.
   --retry TIME          wait before a second attempt (10s), doubled each time
   --drain TIME          wait at the end for what is under way (30s)
   --ledger FILE         write what was acknowledged: word, digest, host ID
-  --state DIR           be the same clients again; --seed N: not random ones
-  --json                one JSON object;  --version, -h, --help
+  --state DIR           be the same clients again; --restart: after a restart
+  --settle N            each client N times before the load; --seed N: of the
+                        clients; --json: one object;  --version, -h, --help
 Examples:
   fleetsim --higher-system https://mgr:8740 --token-file token --clients 1000 \
     --rate 200 --duration 30s       # or, as in a company: --interval 15m`
@@ -180,6 +183,12 @@ func (f *flags) check() error {
 	if f.SignAhead < 0 || f.SignAhead > 10_000_000 {
 		return errors.New("--sign-ahead: 0 to 10,000,000")
 	}
+	if f.Settle < 0 || f.Settle > 1000 {
+		return errors.New("--settle: 0 to 1000")
+	}
+	if f.Restart && f.State == "" {
+		return errors.New("--restart is about the clients of --state")
+	}
 	return nil
 }
 
@@ -207,7 +216,7 @@ func (f *flags) load() (*load, error) {
 	l.fleet = newFleet(seed, f.Clients, token)
 	l.fleet.full = f.Full
 	if f.State != "" {
-		if err := l.fleet.loadState(f.State); err != nil {
+		if err := l.fleet.loadState(f.State, f.Restart); err != nil {
 			return nil, err
 		}
 	}
@@ -232,6 +241,11 @@ func (f *flags) play(ctx context.Context, l *load, stderr io.Writer) (*result, e
 	if n := enrolled.accepted.Load() + enrolled.deferred.Load(); n > 0 {
 		took := enrolled.ended.Sub(enrolled.began)
 		fmt.Fprintf(stderr, "%d clients enrolled in %.1f s\n", n, took.Seconds())
+	}
+	for range f.Settle {
+		if _, err := l.settle(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := l.signAhead(f.SignAhead, *f.Rate); err != nil {
 		return nil, err
