@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -184,6 +186,25 @@ func ReadJournal(path string, from int64) (lines []JournalLine, next int64, err 
 		lines = append(lines, line)
 	}
 	return lines, r.at, nil
+}
+
+// JournalHead tells a journal from others under its name, by the first line: the time of its run stands in it. It is "" where
+// there is no whole one yet.
+func JournalHead(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	line, err := bufio.NewReaderSize(f, maxJournalLine).ReadSlice('\n')
+	if err == io.EOF {
+		return "", nil
+	}
+	if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+		return "", err
+	}
+	sum := sha256.Sum256(line)
+	return hex.EncodeToString(sum[:16]), nil
 }
 
 // journalReader walks through the whole lines of a journal in bounded memory. at is the offset behind the last.

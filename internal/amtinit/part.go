@@ -165,5 +165,28 @@ func ParsePartProgress(b []byte) (PartProgress, error) {
 	return p, nil
 }
 
+// JournalPart is what a relay hands on of its own journals, of dcmamtin's runs there: lines in their order, and before the first
+// of a journal, and of each part of one, the run that they belong to.
+type JournalPart struct {
+	Lines []JournalLine `json:"lines"`
+}
+
+// ParseJournalPart reads a JournalPart. Lines that say nothing are left out; texts are printable afterwards.
+func ParseJournalPart(b []byte) (JournalPart, error) {
+	var raw struct {
+		Lines []json.RawMessage `json:"lines"`
+	}
+	if err := json.Unmarshal(b, &raw); err != nil {
+		return JournalPart{}, fmt.Errorf("part of a journal: %w", err)
+	}
+	var p JournalPart
+	for _, text := range raw.Lines {
+		if line, err := parseJournalLine(text); err == nil && line != (JournalLine{}) {
+			p.Lines = append(p.Lines, line)
+		}
+	}
+	return p, nil
+}
+
 // Line is the outcome as journals and progress have it.
 func (o Outcome) Line() JournalTarget { return *journalTarget(o) }

@@ -1,21 +1,20 @@
 package manager
 
 import (
-	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/checkin"
 	"samehost/internal/hardware"
+	"samehost/internal/hostid"
 	"samehost/internal/registry"
 )
 
@@ -29,8 +28,6 @@ const (
 	// from a backup gets from it what it lacks.
 	keepJournal = 30 * 24 * time.Hour
 	tidyEvery   = time.Hour
-	// maxHead bounds what is read of a journal's first line to tell it from others: the time of its run stands in it.
-	maxHead = 64 << 10
 )
 
 // ImportInitializations takes what is new in the journals of dcmamtin in a data folder into the registry, as the
@@ -133,7 +130,7 @@ func (im *importer) take(ctx context.Context, path, name string) error {
 		im.warn(fmt.Sprintf("journal %s: %v", name, err))
 		return nil
 	}
-	head, err := journalHead(path)
+	head, err := amtinit.JournalHead(path)
 	if err != nil {
 		return giveUp(err)
 	}
@@ -193,24 +190,6 @@ func (im *importer) take(ctx context.Context, path, name string) error {
 	return nil
 }
 
-// journalHead tells a journal from others by its first line; "" if it has no whole one yet.
-func journalHead(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	line, err := bufio.NewReaderSize(f, maxHead).ReadSlice('\n')
-	if err == io.EOF {
-		return "", nil
-	}
-	if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-		return "", err
-	}
-	sum := sha256.Sum256(line)
-	return hex.EncodeToString(sum[:16]), nil
-}
-
 // attempt is a journal's line as the registry keeps it.
 func attempt(t *amtinit.JournalTarget, run registry.Run) registry.Initialization {
 	i := registry.Initialization{
@@ -227,6 +206,39 @@ func attempt(t *amtinit.JournalTarget, run registry.Run) registry.Initialization
 	}
 	return i
 }
+
+// takeProgress takes what a relay says: of its work, or of what dcmamtin did there.
+func takeProgress(ctx context.Context, reg *registry.Registry, jws string, log *slog.Logger) error {
+	p, key, err := checkin.VerifyProgress(jws)
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(p.Work, journalsOf(p.From)) {
+		return reg.TakeProgress(ctx, jws)
+	}
+	part, err := amtinit.ParseJournalPart(p.Body)
+	if err != nil {
+		return &checkin.Refusal{Code: checkin.Malformed, Detail: err.Error()}
+	}
+	var run registry.Run
+	var attempts []registry.Initialization
+	for _, l := range part.Lines {
+		switch {
+		case l.Run != nil:
+			run = registry.Run{By: l.Run.By, Machine: l.Run.Machine, Source: l.Run.Source}
+		case l.Target != nil && !l.Target.Finished.IsZero():
+			attempts = append(attempts, attempt(l.Target, run))
+		}
+	}
+	dropped, err := reg.TakeRelayJournal(ctx, p, key, attempts)
+	if dropped > 0 {
+		log.Warn("results of a relay's dcmamtin are not kept, because those of too many PCs that never checked in are kept already", "relay", p.From.String(), "results", dropped)
+	}
+	return err
+}
+
+// journalsOf begins the names of the streams that relays hand their journals on in (docs/protocol/relay.md).
+func journalsOf(relay hostid.ID) string { return "journals-" + relay.String() + "-" }
 
 // tidy removes journals that have served: imported to their end, followed by a newer one of the same source for which
 // --resume and --retry-failed look, and not touched for a month.

@@ -54,7 +54,7 @@ func withRelays(serving context.Context, other http.Handler, reg *registry.Regis
 		Work: func(ctx context.Context, _ hostid.ID, q checkin.WorkQuery) (checkin.WorkAnswer, error) {
 			return waitForWork(ctx, serving, reg, q)
 		},
-		Progress:    func(ctx context.Context, _ hostid.ID, jws string) error { return reg.TakeProgress(ctx, jws) },
+		Progress:    func(ctx context.Context, _ hostid.ID, jws string) error { return takeProgress(ctx, reg, jws, log) },
 		Certificate: func(ctx context.Context, request string) (string, error) { return certs.forRelay(ctx, reg, request) },
 	}, log)
 	mux := http.NewServeMux()

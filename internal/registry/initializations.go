@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/ed25519"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"samehost/internal/checkin"
 	"samehost/internal/hardware"
 	"samehost/internal/hostid"
 )
@@ -131,6 +133,51 @@ func scanPosition(scan func(...any) error) (p Position, err error) {
 // is how many could not be kept because too many wait for PCs that never checked in.
 func (r *Registry) Initializations(ctx context.Context, from, to Position, attempts []Initialization) (dropped int, err error) {
 	return r.initializations(ctx, from, to, attempts, maxOpenAttempts)
+}
+
+// TakeRelayJournal takes attempts that a relay's own dcmamtin made, as the relay hands them on: a stream of its journals, numbered
+// from 1. Verified is who signed it. What was taken before changes nothing. It fails with a checkin.Refusal where it will never be
+// taken: UnknownWork where what came before it in its stream is not known here, so that the relay begins a new stream.
+func (r *Registry) TakeRelayJournal(ctx context.Context, p checkin.Progress, verified ed25519.PublicKey, attempts []Initialization) (dropped int, err error) {
+	name := "relay " + p.From.String()
+	for try := 1; ; try++ {
+		err := r.write(ctx, func(t *transaction) error {
+			h, is, err := t.host(p.From)
+			if err == nil && is {
+				err = t.isRelay(p.From)
+			}
+			switch {
+			case errors.Is(err, ErrNotRelay) || err == nil && !is:
+				return &checkin.Refusal{Code: checkin.NotRelay, Detail: "host ID " + p.From.String() + " is no relay, or not any more"}
+			case err != nil:
+				return err
+			case !h.key.Equal(verified):
+				return &checkin.Refusal{Code: checkin.Malformed, Detail: "progress: it is not signed by the key of relay " + p.From.String()}
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+		positions, err := scanAll(ctx, r.readers, scanPosition, positionColumns+`WHERE name = $1`, name)
+		if err != nil {
+			return 0, err
+		}
+		from := Position{Name: name}
+		if len(positions) > 0 {
+			from = positions[0]
+		}
+		switch {
+		case from.Head == p.Work && uint64(from.Offset) >= p.Sequence:
+			return 0, nil
+		case p.Sequence != 1 && (from.Head != p.Work || uint64(from.Offset)+1 != p.Sequence):
+			return 0, &checkin.Refusal{Code: checkin.UnknownWork, Detail: fmt.Sprintf("what came before %d in %s is not known here", p.Sequence, p.Work)}
+		}
+		dropped, err = r.Initializations(ctx, from, Position{Name: name, Head: p.Work, Offset: int64(p.Sequence)}, attempts)
+		if !errors.Is(err, ErrTaken) || try == 10 { // it came twice at once
+			return dropped, err
+		}
+	}
 }
 
 func (r *Registry) initializations(ctx context.Context, from, to Position, attempts []Initialization, maxOpen int) (dropped int, err error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -109,6 +110,11 @@ func (j *Journals) Once(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		present := make(map[string]bool, len(files))
+		for _, f := range files {
+			present[filepath.Base(f.Path)] = true
+		}
+		maps.DeleteFunc(s.Positions, func(name string, _ sentJournal) bool { return !present[name] })
 		found := false
 		for _, f := range files {
 			if found, err = j.next(&s, f.Path); err != nil {
