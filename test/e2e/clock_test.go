@@ -19,7 +19,7 @@ import (
 // Two PCs that live side by side under one host ID show after two minutes, an asset counts as silent after three quarters of
 // an hour, and a PC may be away for a week. No test can wait that long, so samehost-client and samehost-manager are built
 // once more with a clock that the test sets forward for both at once. The clock exists nowhere in the tree: the
-// compiler is given the two lines that read the time in another form (go build -overlay), so no program that anybody
+// compiler is given the lines that read the time in another form (go build -overlay), so no program that anybody
 // installs can have it. Everything else is the real program.
 
 const clockSource = `package %s
@@ -49,6 +49,8 @@ func ahead() time.Duration {
 var clocked = []struct{ folder, file, line, instead string }{
 	{"agent", "os_linux.go", "return time.Duration(ts.Nano())", "return time.Duration(ts.Nano()) + ahead()"},
 	{"registry", "registry.go", "r.now = time.Now\n", "r.now = func() time.Time { return time.Now().Add(ahead()) }\n"},
+	// A simulated PC has a loopback address, which leads nowhere from elsewhere and is not reported. E2E_ADDRESS is one that is.
+	{"agent", "machine.go", "first := sourceAddress(higherSystem)\n", "first := sourceAddress(higherSystem)\n\tif a, err := netip.ParseAddr(os.Getenv(\"E2E_ADDRESS\")); err == nil {\n\t\tlist = append(list, a)\n\t}\n"},
 }
 
 var buildClocked = sync.OnceValues(func() (string, error) {

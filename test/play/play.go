@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -257,9 +258,20 @@ func (f *Firmware) Restart(i int) error { return f.call(http.MethodPost, i, "/re
 type Device struct {
 	Calls  map[string]int `json:"calls"` // by method
 	Blocks []struct {
-		Handle  int  `json:"handle"`
-		Written bool `json:"written"`
+		Handle  int    `json:"handle"`
+		Owner   int    `json:"owner"` // handle of an application
+		Written bool   `json:"written"`
+		Data    []byte `json:"data"`
 	} `json:"blocks"`
+	Applications []Application `json:"applications"`
+}
+
+// Application is a program that is registered in a PC's AMT.
+type Application struct {
+	Handle      int    `json:"handle"`
+	Vendor      string `json:"vendor"`
+	Application string `json:"application"`
+	Enterprise  string `json:"enterprise"`
 }
 
 // Device reads the state of PC i.
@@ -658,8 +670,39 @@ func (f *Firmware) RemoveEnterprise(i int) error {
 	return nil
 }
 
+// RegisterOther does what another program on PC i would: register itself under an enterprise, and keep data in a block.
+func (f *Firmware) RegisterOther(i int, vendor, application, enterprise string, data []byte) error {
+	call := func(method, inputs, output string) (string, error) {
+		answer, err := f.invokeAt(f.stage.local(i), "AMT_ThirdPartyDataStorageService", method, inputs)
+		if err != nil {
+			return "", err
+		}
+		found := regexp.MustCompile("<g:" + output + ">([^<]*)<").FindStringSubmatch(answer)
+		if len(found) == 0 || !strings.Contains(answer, "<g:ReturnValue>0<") {
+			return "", fmt.Errorf("%s: %s", method, answer)
+		}
+		return found[1], nil
+	}
+	session, err := call("RegisterApplication", "<r:CallerUUID>0123456789ABCDEF0123456789ABCDEF</r:CallerUUID><r:VendorName>"+vendor+"</r:VendorName><r:ApplicationName>"+
+		application+"</r:ApplicationName><r:EnterpriseName>"+enterprise+"</r:EnterpriseName>", "SessionHandle")
+	if err != nil {
+		return err
+	}
+	session = "<r:SessionHandle>" + session + "</r:SessionHandle>"
+	block, err := call("AllocateBlock", session+"<r:BytesRequested>4096</r:BytesRequested><r:BlockHidden>false</r:BlockHidden><r:BlockName>vault</r:BlockName>", "BlockHandle")
+	if err != nil {
+		return err
+	}
+	_, err = call("WriteBlock", session+"<r:BlockHandle>"+block+"</r:BlockHandle><r:ByteOffset>0</r:ByteOffset><r:Data>"+base64.StdEncoding.EncodeToString(data)+"</r:Data>", "BytesWritten")
+	return err
+}
+
 // invoke calls a method of PC i's AMT over the network, with curl.
 func (f *Firmware) invoke(i int, class, method, inputs string) (string, error) {
+	return f.invokeAt(f.stage.network(i), class, method, inputs)
+}
+
+func (f *Firmware) invokeAt(address, class, method, inputs string) (string, error) {
 	uri := "http://intel.com/wbem/wscim/1/amt-schema/1/" + class
 	body := `<?xml version="1.0"?><Envelope xmlns="http://www.w3.org/2003/05/soap-envelope" xmlns:a="http://schemas.xmlsoap.org/ws/2004/08/addressing" xmlns:w="http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd"><Header><a:Action>` +
 		uri + "/" + method + `</a:Action><a:To>/wsman</a:To><w:ResourceURI>` + uri + `</w:ResourceURI><a:MessageID>1</a:MessageID><a:ReplyTo><a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address></a:ReplyTo></Header><Body><r:` +
@@ -669,7 +712,7 @@ func (f *Firmware) invoke(i int, class, method, inputs string) (string, error) {
 		return "", err
 	}
 	cmd := exec.Command("curl", "--silent", "--show-error", "--fail-with-body", "--digest", "--max-time", "30", "--config", "-",
-		"--data-binary", "@"+bodyFile, "http://"+f.stage.network(i)+":16992/wsman")
+		"--data-binary", "@"+bodyFile, "http://"+address+":16992/wsman")
 	cmd.Stdin = strings.NewReader(fmt.Sprintf("user = \"%s:%s\"\n", User, Password))
 	cmd.Env = environment()
 	out, err := cmd.CombinedOutput()
