@@ -62,6 +62,9 @@ type Options struct {
 	// function: this PC takes none.
 	Settings func(*checkin.AMTSettings) error
 
+	// Relay tells how this PC's spool stands, where it is a relay; nil: it is none.
+	Relay func() checkin.RelayState
+
 	// For tests that simulate time, and processes that end between two steps.
 	Clock Clock        // the zero Clock is the system's
 	Step  func(string) // called before and after every write of a state file; nil: nothing
@@ -699,6 +702,10 @@ func (a *Agent) compose(est hostid.Outcome, facts hardware.Facts) checkin.Report
 		Placeholders: a.known.Digest(),
 		Settings:     a.holds(),
 	}
+	if a.o.Relay != nil {
+		state := a.o.Relay()
+		r.Relay = &state
+	}
 	for _, f := range a.orders.Failed {
 		r.Observations = append(r.Observations, f.observation(r.HostID))
 	}
@@ -769,7 +776,7 @@ func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (check
 	next.Counter, next.Previous, next.Pending = sent.Report.Counter, sent.Digest, ""
 	a.taken(sent, reply)
 	if reply.Status != checkin.Accepted {
-		return reply.Status, a.saveChain(next)
+		return reply.Status, a.takeLate(next, reply.Late, sent.Report)
 	}
 	next.Enrolled = true
 	next.Reply, next.ReplyTo = reply.Raw, sent.Digest
@@ -788,6 +795,35 @@ func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (check
 	a.lastReply.time = reply.Time
 	a.lastReply.Unlock()
 	return reply.Status, a.settle(sent.Report)
+}
+
+// takeLate makes a deferred report durable in the chain, with what the manager said meanwhile to the one before it, which
+// nobody waited for any more. What it took note of is told again until a reply comes in time: that does no harm.
+func (a *Agent) takeLate(next chain, late *checkin.LateReply, sent checkin.Report) error {
+	if late == nil || late.Report != a.chain.Previous {
+		return a.saveChain(next)
+	}
+	if late.Refused != nil { // the relays' word, so that nothing depends on it
+		a.o.Log.Warn("the report before this one was refused", "reason", late.Refused)
+		return a.saveChain(next)
+	}
+	reply, err := checkin.VerifyReply(late.Raw, a.chain.Manager, late.Report)
+	if err != nil {
+		return a.saveChain(next)
+	}
+	next.Enrolled = true
+	next.Reply, next.ReplyTo = reply.Raw, late.Report
+	next, open := a.take(next, reply.Orders, sent)
+	if err := a.saveChain(next); err != nil {
+		return err
+	}
+	a.open, a.offer = append(a.open, open...), reply.Placeholders
+	sent.Settings = nil // what this report says of them has not been accepted
+	a.bring(reply, sent)
+	a.lastReply.Lock()
+	a.lastReply.time = reply.Time
+	a.lastReply.Unlock()
+	return nil
 }
 
 // forget drops what the manager has taken note of: proofs that it names, observations in the report it accepted.
