@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"samehost/internal/checkin"
 	"samehost/internal/hostid"
 	"samehost/internal/sysconfig"
 )
@@ -281,4 +283,187 @@ func TestJobs(t *testing.T) {
 		t.Errorf("generations %d, %d, %d", first.Generation, second.Generation, third.Generation)
 	}
 	expect(t, "targets", m.targets(id), []string{`alpha  \ initialized`})
+}
+
+// via checks in through relays, the PC's own higher system first.
+func (p *pc) via(relays ...*pc) *pc {
+	p.m.t.Helper()
+	p.m.pass(time.Second)
+	s := p.next()
+	for _, r := range relays {
+		s.Hops = append(s.Hops, checkin.Hop{Relay: r.report.HostID})
+	}
+	p.send(s)
+	return p
+}
+
+// reporting is a relay's report of itself.
+func (p *pc) reporting(relays ...*pc) *pc {
+	p.report.Relay = &checkin.RelayState{}
+	return p.via(relays...)
+}
+
+// Each PC is done by the relay that is nearest to it, and the run follows PCs that move and relays that are none any more.
+func TestRoutesOfARun(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	upper, lower, other := newRelay(m, "upper"), newRelay(m, "lower"), newRelay(m, "other")
+	upper.reporting()
+	lower.reporting(upper)
+	other.reporting()
+	direct, near, far, moved := newPC(m, "direct").via(), newPC(m, "near").via(upper), newPC(m, "far").via(lower, upper), newPC(m, "moved").via(lower, upper)
+	var hosts []string
+	for _, p := range []*pc{direct, near, far, moved, lower} {
+		hosts = append(hosts, p.report.HostID.String())
+	}
+	first := m.run(RunRequest{Hosts: hosts, Source: "list"})
+	expect(t, "by what the PCs reported", m.targets(first), []string{
+		`direct 192.0.2.7 \ `, `near 192.0.2.7 \upper `, `far 192.0.2.7 \upper\lower `, `moved 192.0.2.7 \upper\lower `, `lower 192.0.2.7 \upper `})
+	id, _, remarks, err := m.NewRun(ctx, RunRequest{By: "alice", Source: "file", Entries: []sysconfig.Entry{
+		entry("192.0.2.30", "new1", `\upper\lower`), entry("192.0.2.31", "new2", `\`+upper.report.HostID.String()), entry("192.0.2.32", "far", `\`)}})
+	must(t, err)
+	expect(t, "by what the file says", m.targets(id), []string{`new1 192.0.2.30 \upper\lower `, `new2 192.0.2.31 \upper `, `far 192.0.2.7 \upper\lower under-way`})
+	expect(t, "remarks", len(remarks), 0)
+	must(t, m.CancelRun(ctx, id, "alice"))
+
+	parts := map[hostid.ID]RunPart{}
+	for _, p := range m.parts("one") {
+		if p.Run == first {
+			parts[p.Relay] = p
+		}
+	}
+	expect(t, "parts", len(parts), 3)
+	again := func(p RunPart) RunPart {
+		t.Helper()
+		p, err := m.Part(ctx, p)
+		must(t, err)
+		return p
+	}
+	hand := func(p RunPart, want ...PartTarget) RunPart {
+		t.Helper()
+		id, made, targets, err := m.HandOver(ctx, p)
+		must(t, err)
+		expect(t, "handed over", targets, want)
+		m.pass(time.Second)
+		id2, made2, targets2, err := m.HandOver(ctx, p)
+		must(t, err)
+		if id2 != id || !made2.Equal(made) || len(targets2) != len(targets) {
+			t.Errorf("handed over once more: %s %s %v, before %s %s %v", id2, made2, targets2, id, made, targets)
+		}
+		must(t, m.PostWork(ctx, checkin.Work{ID: id, To: p.Relay, Kind: "initialize", Made: made, Body: []byte(`{}`)}))
+		return again(p)
+	}
+	l := hand(parts[lower.report.HostID], PartTarget{3, "far", "192.0.2.7"}, PartTarget{4, "moved", "192.0.2.7"})
+
+	// A PC that moves before its relay has begun is taken from it, with what was handed over.
+	moved.via(other)
+	n, err := m.Reroute(ctx, l)
+	must(t, err)
+	expect(t, "moved", n, 1)
+	open, err := m.WorkFor(ctx, []hostid.ID{lower.report.HostID}, nil)
+	must(t, err)
+	expect(t, "work that is left for the relay", len(open), 0)
+	if refusal(m.TakeProgress(ctx, lower.progress(l.Work, 1, false))) != checkin.UnknownWork {
+		t.Error("a relay may begin with what was called off")
+	}
+	l = hand(again(l), PartTarget{3, "far", "192.0.2.7"})
+	o := m.parts("one")
+	expect(t, "a part for the other relay", len(o), 1)
+	expect(t, "relay", o[0].Relay, other.report.HostID)
+	o[0] = hand(o[0], PartTarget{4, "moved", "192.0.2.7"})
+
+	// Once it has begun, it ends what it has: a PC that it does not find is tried where it is by then.
+	say := func(p RunPart, relay *pc, sequence uint64, done bool, results ...PartResult) {
+		t.Helper()
+		must(t, m.TakeProgress(ctx, relay.progress(p.Work, sequence, done)))
+		g := PartProgress{Sequence: sequence, Done: done, Results: results}
+		if done {
+			g.Rest = &Initialization{Finished: m.clock(), Reason: "nothing-reported"}
+		}
+		must(t, m.PartProgress(ctx, p, g))
+		if err := m.PartProgress(ctx, p, g); err != nil && !errors.Is(err, ErrHeldByOther) { // once more; the part may have ended
+			t.Error(err)
+		}
+	}
+	say(l, lower, 1, false)
+	say(o[0], other, 1, false)
+	l = again(l)
+	expect(t, "begun", l.Begun, true)
+	far.via(other)
+	n, err = m.Reroute(ctx, l)
+	must(t, err)
+	expect(t, "moved from a relay that works", n, 0)
+	absent := m.result(3, "far", "nothing-answers")
+	absent.Absent = true
+	say(l, lower, 2, true, absent)
+	expect(t, "targets", m.targets(first)[2], `far 192.0.2.7 \other `)
+	if _, err := m.Part(ctx, l); !errors.Is(err, ErrHeldByOther) {
+		t.Errorf("a part without a PC is still there: %v", err)
+	}
+	say(again(o[0]), other, 2, true, m.result(4, "moved", ""))
+	o[0] = hand(again(o[0]), PartTarget{3, "far", "192.0.2.7"})
+
+	// A relay that is none any more: what it did not say goes to the next one above.
+	say(o[0], other, 1, false)
+	_, err = m.Retire(ctx, other.report.HostID, alice)
+	must(t, err)
+	n, err = m.Reroute(ctx, again(o[0]))
+	must(t, err)
+	expect(t, "moved from a relay that was retired", n, 1)
+	expect(t, "targets", m.targets(first)[2:4], []string{`far 192.0.2.7 \ `, `moved 192.0.2.7 \other initialized`})
+
+	// What a relay says nothing of by its end has a reason; what it says of others' PCs counts nothing.
+	u := hand(parts[upper.report.HostID], PartTarget{2, "near", "192.0.2.7"}, PartTarget{5, "lower", "192.0.2.7"})
+	say(u, upper, 1, false)
+	say(u, upper, 2, true, m.result(1, "direct", ""), m.result(5, "lower", "own-machine"))
+	expect(t, "targets", m.targets(first), []string{
+		`direct 192.0.2.7 \ `, `near 192.0.2.7 \upper nothing-reported`, `far 192.0.2.7 \ `, `moved 192.0.2.7 \other initialized`, `lower 192.0.2.7 \upper own-machine`})
+}
+
+// What dcmamtin did at a relay is taken once, in order, whatever is said twice or comes late.
+func TestJournalsOfARelay(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	relay, plain := newRelay(m, "relay"), newPC(m, "plain")
+	plain.checkIn()
+	verified := relay.seed.SigningKey().Public().(ed25519.PublicKey)
+	take := func(stream string, sequence uint64, attempts ...Initialization) error {
+		t.Helper()
+		_, err := m.TakeRelayJournal(t.Context(), checkin.Progress{Work: stream, From: relay.report.HostID, Sequence: sequence}, verified, attempts)
+		return err
+	}
+	at := func(name string) Initialization {
+		i := m.failed(name, "")
+		i.By, i.Machine, i.Source = "bob", "site-relay", "/NETM.NDD"
+		return i
+	}
+	a, b, c := at("a"), at("b"), at("c")
+	if err := take("journals-1", 2, b); refusal(err) != checkin.UnknownWork {
+		t.Errorf("the second before the first: %v", err)
+	}
+	must(t, take("journals-1", 1, a))
+	must(t, take("journals-1", 1, a))
+	must(t, take("journals-1", 2, b))
+	if err := take("journals-1", 4, c); refusal(err) != checkin.UnknownWork {
+		t.Errorf("with a gap: %v", err)
+	}
+	expect(t, "not checked in", m.unmatched(), []string{"a unknown", "b unknown"})
+	must(t, take("journals-2", 1, a, b, c)) // the relay began anew
+	if err := take("journals-1", 3, c); refusal(err) != checkin.UnknownWork {
+		t.Errorf("the stream that ended: %v", err)
+	}
+	all, err := m.Unmatched(t.Context())
+	must(t, err)
+	expect(t, "how many", len(all), 3)
+	expect(t, "where", all[0].Initialization.Machine, "site-relay")
+	var count int
+	must(t, m.readers.QueryRow(`SELECT COUNT(*) FROM initializations`).Scan(&count))
+	expect(t, "attempts", count, 3)
+	if _, err := m.TakeRelayJournal(t.Context(), checkin.Progress{Work: "journals-1", From: plain.report.HostID, Sequence: 1}, plain.seed.SigningKey().Public().(ed25519.PublicKey), nil); refusal(err) != checkin.NotRelay {
+		t.Errorf("a client's journals: %v", err)
+	}
+	if _, err := m.TakeRelayJournal(t.Context(), checkin.Progress{Work: "journals-2", From: relay.report.HostID, Sequence: 2}, plain.seed.SigningKey().Public().(ed25519.PublicKey), nil); refusal(err) != checkin.Malformed {
+		t.Errorf("by another key: %v", err)
+	}
 }
