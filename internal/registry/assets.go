@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -231,21 +230,4 @@ func (r *Registry) Asset(ctx context.Context, id hostid.ID) (AssetDetail, error)
 	open, err := r.conflicts(ctx, `WHERE c.asset_id = $1 AND c.closed IS NULL`, rows[0].id)
 	d.Open = append(d.Open, open...)
 	return d, err
-}
-
-// Backup writes a copy of the database, as of this moment, into a file that must not exist yet and is
-// readable by its owner only. Others keep reading and writing meanwhile.
-func (r *Registry) Backup(ctx context.Context, path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // SQLite fills an empty file, and keeps its mode
-	if err == nil {
-		err = f.Close()
-	}
-	if err != nil {
-		return fmt.Errorf("copy database: %w", err)
-	}
-	if _, err := r.readers.ExecContext(ctx, `VACUUM INTO $1`, path); err != nil {
-		os.Remove(path)
-		return fmt.Errorf("copy database to %s: %w", path, err)
-	}
-	return nil
 }

@@ -35,6 +35,9 @@ const (
 	idleInTransaction = "60s"
 )
 
+// postgresProgram begins the names under which PostgreSQL shows our connections.
+const postgresProgram = "samehost-manager"
+
 // postgresMark is the comment on the table assets that marks a database as a registry's. The first migration sets it.
 const postgresMark = "samehost registry"
 
@@ -69,7 +72,7 @@ func postgresConfig(dsn string) (*pgx.ConnConfig, error) {
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout * time.Second
 	}
-	for name, value := range map[string]string{"application_name": "samehost-manager", "idle_in_transaction_session_timeout": idleInTransaction} {
+	for name, value := range map[string]string{"application_name": programName(), "idle_in_transaction_session_timeout": idleInTransaction} {
 		if c.RuntimeParams[name] == "" {
 			c.RuntimeParams[name] = value
 		}
@@ -138,6 +141,7 @@ func postgresDatabase(dsn string) (*database, error) {
 	return &database{
 		name: postgresName(u), readers: connect(), writers: connect(), postgres: dsn,
 		dialect: goose.DialectPostgres, migrations: "migrations/postgres", checkOwner: checkPostgres,
+		snapshot:  &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
 		isolation: sql.LevelSerializable, repeatable: postgresRepeatable,
 		within: func(ctx context.Context) context.Context { return ctx },
 	}, nil

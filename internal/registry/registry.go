@@ -83,7 +83,8 @@ type database struct {
 	migrations string // their folder
 	checkOwner func(context.Context, *sql.DB) error
 
-	side       int // lanes of check-ins side by side; 0: one
+	side       int            // lanes of check-ins side by side; 0: one
+	snapshot   *sql.TxOptions // of a transaction that sees everything as of one moment; nil: every one does
 	isolation  sql.IsolationLevel
 	within     func(context.Context) context.Context // for the statements of a transaction that began under that context
 	first      string                                // begins every writing transaction, so that what it reads is never older than its moment; "" where BEGIN does that
