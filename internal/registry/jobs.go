@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -40,6 +39,8 @@ const (
 	againAfter = 5 * time.Second
 	// maxRelayJobs is how many relays work at a time; a job waits for its relay and takes no processor.
 	maxRelayJobs = 1000
+	// riverSchema is where River's tables are on PostgreSQL, apart from ours.
+	riverSchema = "river"
 	// jobTimeout is what River's bookkeeping needs: it takes a job for stuck after longer.
 	jobTimeout = 7 * 24 * time.Hour
 )
@@ -627,11 +628,20 @@ func (r *Registry) openQueue(ctx context.Context, config *river.Config) (queue, 
 		if err != nil {
 			return queue{}, errors.New("the database's address cannot be read") // the error may quote a password
 		}
-		q, err := newQueue(ctx, riverpgxv5.New(pool), config, func() error { pool.Close(); return nil })
-		if err != nil {
-			pool.Close()
+		config.Schema = riverSchema
+		var q queue
+		for try := 1; ; try++ { // several managers may begin at once
+			if _, err = pool.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS `+riverSchema); err == nil {
+				q, err = newQueue(ctx, riverpgxv5.New(pool), config, func() error { pool.Close(); return nil })
+			}
+			if err == nil {
+				return q, nil
+			}
+			if try == 3 || ctx.Err() != nil {
+				pool.Close()
+				return queue{}, err
+			}
 		}
-		return q, err
 	}
 	path := jobsFile(r.name)
 	q, err := sqliteQueue(ctx, path, config)
@@ -675,19 +685,12 @@ func sqliteQueue(ctx context.Context, path string, config *river.Config) (queue,
 }
 
 func newQueue[T any](ctx context.Context, driver riverdriver.Driver[T], config *river.Config, closeIt func() error) (queue, error) {
-	migrator, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	migrator, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler), Schema: config.Schema})
 	if err != nil {
 		return queue{}, err
 	}
-	const tries = 3 // several managers may begin at once
-	for try := 1; ; try++ {
-		_, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
-		if err == nil {
-			break
-		}
-		if try == tries || ctx.Err() != nil {
-			return queue{}, fmt.Errorf("bring the queue's tables up to date: %w", err)
-		}
+	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
+		return queue{}, fmt.Errorf("bring the queue's tables up to date: %w", err)
 	}
 	client, err := river.NewClient(driver, config)
 	if err != nil {
