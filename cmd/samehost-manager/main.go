@@ -52,6 +52,7 @@ type cli struct {
 	Serve        serveCmd        `cmd:"" group:"run" help:"Take check-ins until told to end (Ctrl-C, SIGTERM)." example:"serve --config /var/lib/samehost/manager.toml; serve --json"`
 	Token        tokenCmd        `cmd:"" group:"access" help:"Enrolment tokens: create, list, revoke." example:"token create --expires 720h; token list"`
 	User         userCmd         `cmd:"" group:"access" help:"Administrators of the API: add, list, remove, password." example:"user add sato --password-file sato.txt; user list"`
+	Amtsetup     amtsetupCmd     `cmd:"" group:"amt" help:"AMT management user for relays and clients." example:"amtsetup set --password-file new.txt; amtsetup export amtsetup.json"`
 	Assets       assetsCmd       `cmd:"" group:"pcs" help:"List the assets." example:"assets --not-initialized; assets --json"`
 	Asset        assetCmd        `cmd:"" group:"pcs" help:"Show one asset by any host ID that it had." example:"asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0; asset 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --json"`
 	History      historyCmd      `cmd:"" group:"pcs" help:"Tell every decision about identity." example:"history --lang ja; history 0f1e2d3c4b5a69788796a5b4c3d2e1f0"`
@@ -74,6 +75,7 @@ type cli struct {
 var groups = kong.Groups{
 	"run":      "Make, run and back up a manager.",
 	"access":   "Enrolment tokens; administrators.",
+	"amt":      "AMT user of relays and clients.",
 	"pcs":      "PCs, and what was decided.",
 	"identity": "Doubts about identity.",
 	"leaving":  "PCs that leave or are succeeded.",

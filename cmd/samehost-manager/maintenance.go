@@ -208,7 +208,10 @@ func (p *program) amtOptions() (o amtinit.Options, warnings []string, err error)
 	if err != nil {
 		return o, nil, err
 	}
-	if !c.AMT.InUse {
+	if c.AMT, err = withKeptSettings(c.AMT, c.DataDir); err != nil {
+		return o, nil, err
+	}
+	if !c.AMT.InUse && c.AMT.Given == nil {
 		return o, nil, fmt.Errorf("%s: %w", p.config, manager.ErrNoAMT)
 	}
 	password, err := c.AMT.Password()

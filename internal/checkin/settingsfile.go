@@ -186,13 +186,16 @@ const SettingsFileName = "settings.json"
 const (
 	BySettingsReply = "check-in"
 	BySettingsFile  = "file"
+
+	// BySettingsManager: this is the manager's own folder.
+	BySettingsManager = "manager"
 )
 
 // KeptSettings are settings in a data folder.
 type KeptSettings struct {
 	Settings
 	Manager Fingerprint // whose they are
-	Came    string      // BySettingsReply or BySettingsFile
+	Came    string      // BySettingsReply, BySettingsFile or BySettingsManager
 	Since   time.Time   // by this machine's clock
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +35,7 @@ type api struct {
 	reg    *registry.Registry
 	log    *slog.Logger
 	amt    func() (amtinit.Options, error) // Options.AMT
+	folder string                          // Options.DataDir
 	logons *logons
 	mux    *http.ServeMux
 	spec   []byte
@@ -48,7 +50,7 @@ func who(ctx context.Context) string {
 }
 
 func newAPI(reg *registry.Registry, o Options) *api {
-	a := &api{reg: reg, log: o.Log, amt: o.AMT, logons: newLogons(reg, o.Log), mux: http.NewServeMux()}
+	a := &api{reg: reg, log: o.Log, amt: o.AMT, folder: o.DataDir, logons: newLogons(reg, o.Log), mux: http.NewServeMux()}
 	json := huma.Format{Marshal: marshalJSON, Unmarshal: huma.DefaultJSONFormat.Unmarshal}
 	h := humago.New(a.mux, huma.Config{
 		OpenAPI: &huma.OpenAPI{
@@ -227,7 +229,7 @@ func (a *api) failed(ctx context.Context, err error) error {
 			break
 		}
 	}
-	for _, known := range runErrors {
+	for _, known := range slices.Concat(runErrors, settingsErrors) {
 		if errors.Is(err, known.err) {
 			status = known.status
 		}
@@ -356,6 +358,7 @@ func (a *api) register(h huma.API) {
 	a.registerMaintenance(h)
 	a.registerUsers(h)
 	a.registerRuns(h)
+	a.registerAMTSettings(h)
 }
 
 func (a *api) assets(ctx context.Context, in *struct {

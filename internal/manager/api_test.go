@@ -600,8 +600,8 @@ func TestOpenAPI(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"DELETE /api/v1/assets/{host_id}", "DELETE /api/v1/placeholders", "DELETE /api/v1/tokens/{id}", "DELETE /api/v1/users/{name}",
-		"GET /api/v1/assets", "GET /api/v1/assets/{host_id}", "GET /api/v1/assets/{host_id}/history", "GET /api/v1/assets/{host_id}/orders",
+		"DELETE /api/v1/amt-settings", "DELETE /api/v1/assets/{host_id}", "DELETE /api/v1/placeholders", "DELETE /api/v1/tokens/{id}", "DELETE /api/v1/users/{name}",
+		"GET /api/v1/amt-settings", "GET /api/v1/assets", "GET /api/v1/assets/{host_id}", "GET /api/v1/assets/{host_id}/history", "GET /api/v1/assets/{host_id}/orders",
 		"GET /api/v1/conflicts", "GET /api/v1/conflicts/{id}", "GET /api/v1/conflicts/{id}/preview",
 		"GET /api/v1/deletions", "GET /api/v1/duplicates", "GET /api/v1/history",
 		"GET /api/v1/placeholders", "GET /api/v1/placeholders/suggestions", "GET /api/v1/rules", "GET /api/v1/tokens", "GET /api/v1/users",
@@ -609,7 +609,7 @@ func TestOpenAPI(t *testing.T) {
 		"POST /api/v1/assets/{host_id}/undo-replace", "POST /api/v1/assets/{host_id}/unretire",
 		"POST /api/v1/conflicts/{id}/resolve", "POST /api/v1/conflicts/{id}/undo", "POST /api/v1/deletions/{id}/restore", "POST /api/v1/duplicates/resolve",
 		"POST /api/v1/placeholders", "POST /api/v1/tokens", "POST /api/v1/users",
-		"PUT /api/v1/rules/{name}", "PUT /api/v1/users/{name}/password",
+		"PUT /api/v1/amt-settings", "PUT /api/v1/rules/{name}", "PUT /api/v1/users/{name}/password",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("paths (-want +got):\n%s", d)

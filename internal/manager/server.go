@@ -103,6 +103,7 @@ func Serve(ctx context.Context, o Options) error {
 	following, unfollow := context.WithCancel(ctx)
 	var followed sync.WaitGroup
 	followed.Go(func() { followInitializations(following, reg, o.DataDir, o.Log) })
+	followed.Go(func() { followAMTSettings(following, reg, o.DataDir, o.Log) })
 	followed.Go(func() { followArchiving(following, reg, o.ArchiveAfterDays, o.Log) })
 	defer followed.Wait() // before the registry is closed
 	defer unfollow()

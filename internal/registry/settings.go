@@ -163,6 +163,30 @@ func (r *Registry) AMTSettingsFor(ctx context.Context, way ...hostid.ID) (checki
 	return checkin.Settings{SettingsState: checkin.SettingsState{Version: row.version}, AMT: &s}, err
 }
 
+// Way is a host and the relays that its latest report came through, the nearest first: what AMTSettingsFor takes.
+func (r *Registry) Way(ctx context.Context, id hostid.ID) ([]hostid.ID, error) {
+	routes, err := scanAll(ctx, r.readers, scanText, `SELECT route FROM hosts_now WHERE host_id = $1`, id.String())
+	if err == nil && len(routes) == 0 {
+		err = fmt.Errorf("host ID %s: %w", id, ErrUnknown)
+	}
+	if err != nil {
+		return nil, err
+	}
+	way := []hostid.ID{id}
+	relays := strings.Split(strings.TrimPrefix(routes[0], `\`), `\`)
+	slices.Reverse(relays)
+	for _, text := range relays {
+		relay, err := parseID(text)
+		if err != nil {
+			return nil, fmt.Errorf("route of host ID %s: %w", id, err)
+		}
+		if !relay.IsZero() {
+			way = append(way, relay)
+		}
+	}
+	return way, nil
+}
+
 // settings are what the reply to a report brings: those that hold for this host, where the report names other ones. They
 // are for who takes any, is who it says to be, and is in no doubt: not while the host's line is in conflict, blocked, waits
 // until the former installation is silent, or has an order about its identity to carry out; not once the asset is retired,
