@@ -95,8 +95,8 @@ func (c *clients) bytes() []byte {
 	return b
 }
 
-func (c *clients) save() error {
-	b := c.bytes()
+// write makes what bytes returned durable.
+func (c *clients) write(b []byte) error {
 	if b == nil {
 		return nil
 	}

@@ -204,7 +204,15 @@ func (r *Relay) Close() error {
 	}
 	r.mu.Unlock()
 	r.all.Wait()
-	return errors.Join(r.spool.close(), r.known.save())
+	return errors.Join(r.spool.close(), r.SaveClients())
+}
+
+// SaveClients makes durable which clients the manager knows.
+func (r *Relay) SaveClients() error {
+	r.mu.Lock()
+	b := r.known.bytes()
+	r.mu.Unlock()
+	return r.known.write(b)
 }
 
 // lost notes a report that the disk does not give back.

@@ -252,12 +252,11 @@ func (s *spool) loadFrame(g *segment, content []byte, at, size int, gone map[uin
 }
 
 // readFrame returns the content of the frame that b begins with and the size of the frame, 0 if there is none.
-func readFrame(b []byte) (content []byte, size int) {
-	if len(b) < frameHead || binary.BigEndian.Uint32(b) != frameMagic {
-		return nil, 0
-	}
-	n := int(binary.BigEndian.Uint32(b[4:]))
-	if n < 1 || n > maxFrame || frameHead+n > len(b) {
+func readFrame(b []byte) (content []byte, size int) { return readFrameOf(b, maxFrame) }
+
+func readFrameOf(b []byte, limit int) (content []byte, size int) {
+	n := frameLength(b)
+	if n < 1 || n > limit || frameHead+n > len(b) {
 		return nil, 0
 	}
 	content = b[frameHead : frameHead+n]
@@ -265,6 +264,14 @@ func readFrame(b []byte) (content []byte, size int) {
 		return nil, 0
 	}
 	return content, frameHead + n
+}
+
+// frameLength is the length of the content of the frame that b begins with, 0 if it begins with none.
+func frameLength(b []byte) int {
+	if len(b) < frameHead || binary.BigEndian.Uint32(b) != frameMagic {
+		return 0
+	}
+	return int(binary.BigEndian.Uint32(b[4:]))
 }
 
 func checksum(length, content []byte) uint32 {

@@ -1,0 +1,586 @@
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+const (
+	workFolder     = "work"
+	workSuffix     = ".work"     // the work as signed
+	progressSuffix = ".progress" // what was said of it, in frames as the spool's
+
+	lease         = 3 * time.Minute // a relay below that has not asked for so long is gone
+	firstAsk      = time.Second     // between polls that fail; doubled
+	lastAsk       = time.Minute
+	againAfter    = time.Minute      // work whose doing failed is begun again
+	revokedFor    = 10 * time.Minute // until it is asked again whether a relay below is one
+	maxBelow      = 1000
+	maxPassing    = 64 << 20 // bytes of work for relays below that are kept until they fetch it
+	maxEnded      = 1000
+	frameProgress = 3 // kind of a frame
+)
+
+// Do does one kind of work. It is called again with the same work after the relay was ended in the middle of it, so it looks
+// first at what is done already. report makes progress durable, to be sent in order until the manager has it; the one that
+// is done is the last. An error, or an end without one that is done, means that the work is begun again after a minute.
+type Do func(ctx context.Context, w checkin.Work, report func(body json.RawMessage, done bool) error) error
+
+// works is the work of this relay, and what passes through it to relays below.
+type works struct {
+	dir string
+	who identity
+	up  *checkin.RelayClient
+	do  map[string]Do
+	log *slog.Logger
+
+	mu      sync.Mutex
+	own     map[string]*ownWork
+	ask     chan struct{} // closed when another question is to be asked
+	below   map[hostid.ID]*relayBelow
+	passing map[string]passing
+	size    int                     // bytes of passing
+	revoked map[hostid.ID]time.Time // of relays below, when they were said to be none any more
+	wake    chan struct{}           // closed when there is something for those below, or to send
+	refused string                  // why this relay itself is none any more; "" while it is one
+	kinds   map[string]*sync.Mutex  // one work of a kind at a time
+	ended   []string                // work dropped of late: an answer may still bring it
+}
+
+type ownWork struct {
+	work     checkin.Work
+	sent     uint64 // sequence of the progress that the higher system has
+	said     uint64 // of the last one that is durable here
+	done     bool   // the last one said that it is done
+	offsets  []int64
+	file     *os.File
+	size     int64
+	called   bool // off: the manager does not want it any more
+	cancel   context.CancelFunc
+	finished bool // its goroutine has ended
+}
+
+type relayBelow struct {
+	have  []string
+	until time.Time
+}
+
+type passing struct {
+	to  hostid.ID
+	jws string
+}
+
+// openWorks reads the work that is not finished.
+func openWorks(dataDir string, who identity, up *checkin.RelayClient, do map[string]Do, log *slog.Logger) (*works, error) {
+	w := &works{dir: filepath.Join(dataDir, workFolder), who: who, up: up, do: do, log: log, own: map[string]*ownWork{},
+		ask: make(chan struct{}), wake: make(chan struct{}), below: map[hostid.ID]*relayBelow{}, passing: map[string]passing{},
+		revoked: map[hostid.ID]time.Time{}, kinds: map[string]*sync.Mutex{}}
+	if err := os.MkdirAll(w.dir, 0o700); err != nil {
+		return nil, err
+	}
+	names, err := os.ReadDir(w.dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		id, ok := strings.CutSuffix(n.Name(), workSuffix)
+		if !ok {
+			if of, ok := strings.CutSuffix(n.Name(), progressSuffix); ok {
+				if _, err := os.Stat(w.path(of, workSuffix)); errors.Is(err, fs.ErrNotExist) {
+					os.Remove(w.path(of, progressSuffix)) // its work was finished
+				}
+			}
+			continue
+		}
+		if err := w.load(id); err != nil {
+			w.closeFiles()
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+func (w *works) path(id, suffix string) string { return filepath.Join(w.dir, id+suffix) }
+
+func (w *works) closeFiles() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, o := range w.own {
+		if o.file != nil {
+			o.file.Close()
+		}
+	}
+}
+
+// load reads one work and what was said of it. What cannot be read is set aside: the manager sends the work again.
+func (w *works) load(id string) error {
+	b, err := hostid.ReadRegularFile(w.path(id, workSuffix), checkin.MaxWork)
+	if err != nil && !errors.Is(err, hostid.ErrCorrupt) {
+		return err
+	}
+	var work checkin.Work
+	if err == nil {
+		work, err = checkin.VerifyWork(string(b), w.who.manager)
+	}
+	if err == nil && (work.ID != id || work.To != w.who.record.HostID) {
+		err = errors.New("it is another relay's")
+	}
+	if err != nil {
+		w.log.Error("work that was kept cannot be read; it is set aside", "work", id, "error", err)
+		return os.Rename(w.path(id, workSuffix), w.path(id, workSuffix)+".damaged")
+	}
+	o := &ownWork{work: work}
+	if err := w.openProgress(o); err != nil {
+		return err
+	}
+	w.own[id] = o
+	return nil
+}
+
+// openProgress opens the file of what was said, and cuts off a torn end.
+func (w *works) openProgress(o *ownWork) error {
+	path := w.path(o.work.ID, progressSuffix)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	o.file = f
+	for {
+		_, size, p, err := w.readProgress(f, o.size)
+		if err != nil || p.Sequence != o.said+1 {
+			break
+		}
+		o.offsets = append(o.offsets, o.size)
+		o.size += int64(size)
+		o.said, o.done = p.Sequence, p.Done
+	}
+	return errors.Join(f.Truncate(o.size), f.Sync(), syncFolder(w.dir))
+}
+
+// readProgress reads the frame at an offset.
+func (w *works) readProgress(f *os.File, at int64) (jws string, size int, p checkin.Progress, err error) {
+	head := make([]byte, frameHead)
+	if _, err := f.ReadAt(head, at); err != nil {
+		return "", 0, p, err
+	}
+	n := frameLength(head)
+	if n < 2 || n > checkin.MaxProgress+1 {
+		return "", 0, p, hostid.ErrCorrupt
+	}
+	b := make([]byte, frameHead+n)
+	if _, err := f.ReadAt(b, at); err != nil {
+		return "", 0, p, err
+	}
+	content, size := readFrameOf(b, checkin.MaxProgress+1)
+	if size == 0 || content[0] != frameProgress {
+		return "", 0, p, hostid.ErrCorrupt
+	}
+	jws = string(content[1:])
+	p, _, err = checkin.VerifyProgress(jws)
+	return jws, size, p, err
+}
+
+// run does the work until the context ends.
+func (w *works) run(ctx context.Context) {
+	var all sync.WaitGroup
+	w.mu.Lock()
+	for _, o := range w.own {
+		w.begin(ctx, &all, o)
+	}
+	w.mu.Unlock()
+	all.Go(func() { w.sendProgress(ctx) })
+	w.poll(ctx, &all)
+	all.Wait()
+	w.closeFiles()
+}
+
+// begin begins work in a goroutine of its own.
+func (w *works) begin(ctx context.Context, all *sync.WaitGroup, o *ownWork) {
+	if o.done {
+		o.finished = true
+		return
+	}
+	kind := w.kinds[o.work.Kind]
+	if kind == nil {
+		kind = &sync.Mutex{}
+		w.kinds[o.work.Kind] = kind
+	}
+	ctx, o.cancel = context.WithCancel(ctx)
+	all.Go(func() {
+		kind.Lock()
+		defer kind.Unlock()
+		w.doIt(ctx, o)
+		w.mu.Lock()
+		o.finished = true
+		w.ring()
+		w.mu.Unlock()
+	})
+}
+
+func (w *works) doIt(ctx context.Context, o *ownWork) {
+	report := func(body json.RawMessage, done bool) error { return w.said(o, body, done) }
+	for ctx.Err() == nil {
+		do := w.do[o.work.Kind]
+		var err error
+		if do == nil {
+			err = report(json.RawMessage(`{"error":"unknown-kind"}`), true)
+		} else {
+			err = do(ctx, o.work, report)
+		}
+		w.mu.Lock()
+		done := o.done
+		w.mu.Unlock()
+		if done {
+			return
+		}
+		if err == nil {
+			err = errors.New("it ended without saying that it is done")
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		w.log.Error("work failed; it is begun again", "work", o.work.ID, "kind", o.work.Kind, "error", err)
+		select {
+		case <-time.After(againAfter):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// said makes progress durable.
+func (w *works) said(o *ownWork, body json.RawMessage, done bool) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case o.done:
+		return fmt.Errorf("work %s is done", o.work.ID)
+	case o.called:
+		return fmt.Errorf("work %s was called off", o.work.ID)
+	}
+	if body == nil {
+		body = json.RawMessage(`{}`)
+	}
+	jws, err := checkin.SignProgress(checkin.Progress{Work: o.work.ID, From: w.who.record.HostID, Sequence: o.said + 1, Done: done, Body: body},
+		w.who.record.Seed.SigningKey())
+	if err != nil {
+		return err
+	}
+	frame := appendFrame(nil, append([]byte{frameProgress}, jws...))
+	if _, err := o.file.WriteAt(frame, o.size); err != nil {
+		return err
+	}
+	if err := o.file.Sync(); err != nil {
+		return err
+	}
+	o.offsets = append(o.offsets, o.size)
+	o.size += int64(len(frame))
+	o.said, o.done = o.said+1, done
+	w.ring()
+	return nil
+}
+
+// ring wakes who waits for anything to send or to hand out. The caller holds the lock.
+func (w *works) ring() {
+	close(w.wake)
+	w.wake = make(chan struct{})
+}
+
+// sendProgress brings what was said up, in order.
+func (w *works) sendProgress(ctx context.Context) {
+	wait := time.Duration(0)
+	for {
+		w.mu.Lock()
+		wake := w.wake
+		var next *ownWork
+		for _, o := range w.own {
+			if o.sent < o.said && (next == nil || o.work.Made.Before(next.work.Made)) {
+				next = o
+			}
+		}
+		var jws string
+		var err error
+		if next != nil {
+			jws, _, _, err = w.readProgress(next.file, next.offsets[next.sent])
+		}
+		w.mu.Unlock()
+		if next == nil {
+			select {
+			case <-wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		if err == nil {
+			err = w.up.Progress(ctx, jws)
+		}
+		var refusal *checkin.Refusal
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			wait = 0
+			w.mu.Lock()
+			next.sent++
+			if next.done && next.sent == next.said {
+				w.drop(next)
+			}
+			w.mu.Unlock()
+			continue
+		case errors.As(err, &refusal):
+			w.log.Warn("the manager does not want this work any more", "work", next.work.ID, "reason", refusal.Detail)
+			w.mu.Lock()
+			next.called = true
+			if next.cancel != nil {
+				next.cancel()
+			}
+			w.drop(next)
+			w.mu.Unlock()
+			continue
+		}
+		if wait == 0 {
+			w.log.Warn("progress of work cannot be sent yet", "work", next.work.ID, "reason", err)
+		}
+		wait = min(max(2*wait, firstAsk), lastProbe)
+		select {
+		case <-time.After(jitter(wait)):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// drop forgets work that is finished or called off. The caller holds the lock.
+func (w *works) drop(o *ownWork) {
+	o.file.Close()
+	delete(w.own, o.work.ID)
+	if w.ended = append(w.ended, o.work.ID); len(w.ended) > maxEnded {
+		w.ended = w.ended[1:]
+	}
+	// The work first: progress without work is removed at the next start.
+	if err := errors.Join(os.Remove(w.path(o.work.ID, workSuffix)), os.Remove(w.path(o.work.ID, progressSuffix)), syncFolder(w.dir)); err != nil {
+		w.log.Error("finished work cannot be removed", "work", o.work.ID, "error", err)
+	}
+}
+
+// poll asks the higher system for work, for this relay and all below it.
+func (w *works) poll(ctx context.Context, all *sync.WaitGroup) {
+	wait := time.Duration(0)
+	for ctx.Err() == nil {
+		w.mu.Lock()
+		q, ask := w.question(), w.ask
+		w.mu.Unlock()
+		asking, cancel := context.WithCancel(ctx)
+		go func() {
+			select {
+			case <-ask:
+				cancel()
+			case <-asking.Done():
+			}
+		}()
+		a, err := w.up.Work(asking, q)
+		other := asking.Err() != nil
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && other {
+			continue // there is another question
+		}
+		if err == nil {
+			if w.take(ctx, all, a) {
+				wait = 0
+				continue
+			}
+			err = errors.New("the higher system says that this relay is none any more: it was retired, replaced or deleted")
+		}
+		w.mu.Lock()
+		told := w.refused == err.Error()
+		w.refused = err.Error()
+		w.mu.Unlock()
+		if !told {
+			w.log.Warn("no work is fetched", "reason", err)
+		}
+		wait = min(max(2*wait, firstAsk), lastAsk)
+		select {
+		case <-time.After(jitter(wait)):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// question is what is asked above. The caller holds the lock.
+func (w *works) question() checkin.WorkQuery {
+	q := checkin.WorkQuery{Relays: []hostid.ID{w.who.record.HostID}, Have: []string{}}
+	for id := range w.own {
+		q.Have = append(q.Have, id)
+	}
+	now := time.Now()
+	for id, b := range w.below {
+		if now.After(b.until) {
+			delete(w.below, id)
+			continue
+		}
+		if now.Before(w.revoked[id].Add(revokedFor)) {
+			continue
+		}
+		q.Relays = append(q.Relays, id)
+		q.Have = append(q.Have, b.have...)
+	}
+	for id, p := range w.passing {
+		if w.below[p.to] == nil {
+			w.size -= len(p.jws)
+			delete(w.passing, id)
+			continue
+		}
+		q.Have = append(q.Have, id)
+	}
+	slices.Sort(q.Have) // two questions that are alike look alike
+	return q
+}
+
+// take takes an answer from above, and reports whether this relay is one.
+func (w *works) take(ctx context.Context, all *sync.WaitGroup, a checkin.WorkAnswer) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	me := w.who.record.HostID
+	if slices.Contains(a.Revoked, me) {
+		return false
+	}
+	w.refused = ""
+	for _, id := range a.Revoked {
+		w.revoked[id] = time.Now()
+	}
+	for _, jws := range a.Work {
+		work, err := checkin.VerifyWork(jws, w.who.manager)
+		switch {
+		case err != nil:
+			w.log.Error("work that the manager did not sign is not done", "error", err)
+		case work.To != me:
+			if w.below[work.To] != nil && w.size+len(jws) <= maxPassing {
+				if _, ok := w.passing[work.ID]; !ok {
+					w.passing[work.ID] = passing{work.To, jws}
+					w.size += len(jws)
+				}
+			}
+		case w.own[work.ID] == nil && !slices.Contains(w.ended, work.ID):
+			if err := w.accept(work, jws); err != nil {
+				w.log.Error("work cannot be kept", "work", work.ID, "error", err)
+				continue
+			}
+			w.begin(ctx, all, w.own[work.ID])
+		}
+	}
+	w.ring()
+	return true
+}
+
+// accept makes work durable.
+func (w *works) accept(work checkin.Work, jws string) error {
+	if err := os.Remove(w.path(work.ID, progressSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := hostid.WriteFileDurably(w.path(work.ID, workSuffix), []byte(jws)); err != nil {
+		return err
+	}
+	o := &ownWork{work: work}
+	if err := w.openProgress(o); err != nil {
+		return err
+	}
+	w.own[work.ID] = o
+	w.log.Info("work begins", "work", work.ID, "kind", work.Kind)
+	return nil
+}
+
+// forBelow answers a relay below: at once if there is something for it, else when there is.
+func (w *works) forBelow(ctx context.Context, from hostid.ID, q checkin.WorkQuery) (checkin.WorkAnswer, error) {
+	if slices.Contains(q.Relays, w.who.record.HostID) {
+		return checkin.WorkAnswer{}, &checkin.Busy{After: lastAsk, Reason: "relays lead in a circle: correct higher_system of one of them"}
+	}
+	for {
+		w.mu.Lock()
+		if err := w.register(q); err != nil {
+			w.mu.Unlock()
+			return checkin.WorkAnswer{}, err
+		}
+		a := checkin.WorkAnswer{Work: []string{}, Revoked: []hostid.ID{}}
+		now := time.Now()
+		for _, id := range q.Relays {
+			if now.Before(w.revoked[id].Add(revokedFor)) {
+				a.Revoked = append(a.Revoked, id)
+			}
+		}
+		for id, p := range w.passing {
+			switch {
+			case !slices.Contains(q.Relays, p.to):
+			case slices.Contains(q.Have, id):
+				w.size -= len(p.jws)
+				delete(w.passing, id)
+			default:
+				a.Work = append(a.Work, p.jws)
+			}
+		}
+		wake := w.wake
+		w.mu.Unlock()
+		if len(a.Work)+len(a.Revoked) > 0 {
+			return a, nil
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return a, nil
+		}
+	}
+}
+
+// register notes who is below and what they have, and has the question above asked anew if that changed.
+func (w *works) register(q checkin.WorkQuery) error {
+	changed := false
+	until := time.Now().Add(lease)
+	for i, id := range q.Relays {
+		b := w.below[id]
+		if b == nil {
+			if len(w.below) >= maxBelow {
+				return &checkin.Busy{After: lastAsk, Reason: fmt.Sprintf("more than %d relays are below this one", maxBelow)}
+			}
+			b = &relayBelow{}
+			w.below[id], changed = b, true
+		}
+		b.until = until
+		if i == 0 && !slices.Equal(b.have, q.Have) {
+			b.have, changed = q.Have, true
+		}
+	}
+	if changed {
+		close(w.ask)
+		w.ask = make(chan struct{})
+	}
+	return nil
+}
+
+// isRevoked reports whether a relay below is known to be none any more.
+func (w *works) isRevoked(id hostid.ID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Before(w.revoked[id].Add(revokedFor))
+}
+
+// state is how many works are open here, and why this relay is none any more, if it is none.
+func (w *works) state() (open int, refused string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.own), w.refused
+}
