@@ -153,6 +153,9 @@ func (p *program) options(conf config.Relay, log *slog.Logger) (relay.ServeOptio
 	o := relay.ServeOptions{
 		DataDir: conf.DataDir, Listen: conf.Listen, Names: conf.Names, HigherSystem: conf.HigherSystem, TokenFile: conf.EnrolmentTokenFile,
 		Spool: int64(conf.SpoolMB) << 20, Hardware: hardware.Gather, Version: version, Log: log,
+		Do: func(hostid.Record) map[string]relay.Do {
+			return map[string]relay.Do{relay.InitializeKind: (&relay.Initializer{DataDir: conf.DataDir, AMT: p.amtOptions, Log: log}).Do}
+		},
 		Listening: func(a net.Addr) { fmt.Fprintf(p.stdout, "listening on https://%s\n", a) },
 	}
 	if conf.Hardware.File != "" {
@@ -221,7 +224,9 @@ func (*statusCmd) Run(ctx context.Context, p *program) error {
 
 func statusText(s relay.Status) string {
 	var b strings.Builder
-	line := func(name, format string, args ...any) { fmt.Fprintf(&b, "%-15s "+format+"\n", append([]any{name + ":"}, args...)...) }
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-15s "+format+"\n", append([]any{name + ":"}, args...)...)
+	}
 	id := "none yet"
 	if !s.HostID.IsZero() {
 		id = s.HostID.String()

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -146,7 +147,7 @@ func TestInitializeGoesOn(t *testing.T) {
 // Whatever is lost on the way and whenever the relay is ended, each result of dcmamtin arrives once and in order.
 func TestJournalsAreHandedOnOnce(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(40) {
+	for seed := range uint64(3) {
 		dice := rand.New(rand.NewPCG(seed, 1))
 		dir := t.TempDir()
 		seed32 := hostid.NewSeed()
@@ -189,7 +190,7 @@ func TestJournalsAreHandedOnOnce(t *testing.T) {
 		}
 		j := start()
 		folder := filepath.Join(dir, amtinit.JournalFolder)
-		for range 30 {
+		for range 16 {
 			switch dice.IntN(4) {
 			case 0: // dcmamtin runs
 				source := fmt.Sprintf("host%d", dice.IntN(3))
@@ -212,10 +213,11 @@ func TestJournalsAreHandedOnOnce(t *testing.T) {
 		}
 		for j.Once(t.Context()) != nil {
 		}
-		slices.Sort(want) // journals are handed on by their names
-		arrived := slices.Sorted(slices.Values(got))
-		if d := cmp.Diff(want, arrived); d != "" {
-			t.Fatalf("seed %d: %d results, %d arrived (-want +got):\n%.2000s", seed, len(want), len(arrived), d)
+		bySource := func(a, b string) int { return strings.Compare(a[:len("host0")], b[:len("host0")]) } // one after the other: their order is nobody's business
+		slices.SortStableFunc(want, bySource)
+		slices.SortStableFunc(got, bySource)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatalf("seed %d: %d results, %d arrived (-want +got):\n%.2000s", seed, len(want), len(got), d)
 		}
 		if len(want) > 0 { // the manager's database is put back
 			clear(taken)

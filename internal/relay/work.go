@@ -34,7 +34,7 @@ const (
 	frameProgress = 3 // kind of a frame
 )
 
-// Do does one kind of work. It is called again with the same work after the relay was ended in the middle of it, so it looks
+// Do does one kind of work. It is called once the manager has taken that the work begins. It is called again with the same work after the relay was ended in the middle of it, so it looks
 // first at what is done already. report makes progress durable, to be sent in order until the manager has it; the one that
 // is done is the last. An error, or an end without one that is done, means that the work is begun again after a minute.
 type Do func(ctx context.Context, w checkin.Work, report func(body json.RawMessage, done bool) error) error
@@ -235,10 +235,13 @@ func (w *works) doIt(ctx context.Context, o *ownWork) {
 	for ctx.Err() == nil {
 		do := w.do[o.work.Kind]
 		var err error
-		if do == nil {
+		switch {
+		case do == nil:
 			err = report(json.RawMessage(`{"error":"unknown-kind"}`), true)
-		} else {
-			err = do(ctx, o.work, report)
+		default:
+			if err = w.announce(ctx, o); err == nil {
+				err = do(ctx, o.work, report)
+			}
 		}
 		w.mu.Lock()
 		done := o.done
@@ -258,6 +261,37 @@ func (w *works) doIt(ctx context.Context, o *ownWork) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// announce says that the work begins, and waits until the higher system has taken that: work that was called off while nobody
+// could tell this relay is not begun with. Once there was more to say of it, it had been taken.
+func (w *works) announce(ctx context.Context, o *ownWork) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o.said == 0 && !o.called {
+		w.mu.Unlock()
+		err := w.said(o, nil, false)
+		w.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	for o.sent == 0 && o.said == 1 && !o.called {
+		wake := w.wake
+		w.mu.Unlock()
+		select {
+		case <-wake:
+		case <-ctx.Done():
+		}
+		w.mu.Lock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if o.called {
+		return fmt.Errorf("work %s was called off", o.work.ID)
+	}
+	return nil
 }
 
 // said makes progress durable.
@@ -334,7 +368,9 @@ func (w *works) sendProgress(ctx context.Context) {
 		case err == nil:
 			wait = 0
 			w.mu.Lock()
-			next.sent++
+			if next.sent++; next.sent == 1 {
+				w.ring() // who waits in announce
+			}
 			if next.done && next.sent == next.said {
 				w.drop(next)
 			}
