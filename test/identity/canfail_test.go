@@ -7,6 +7,7 @@ import (
 	"testing/cryptotest"
 
 	"samehost/internal/hostid"
+	"samehost/internal/registry"
 )
 
 // redness takes the place of a test, and keeps what it failed with.
@@ -75,7 +76,7 @@ func TestEveryInvariantCanFail(t *testing.T) {
 			before := w.state()
 			w.newNIC(a)
 			w.round()
-			w.undoIsExact(1, undoable{before, 0})
+			w.undoIsExact(1, undoable{before: before})
 		},
 		"before it: true": func(w *world) {
 			a, b := w.install(), w.install()
@@ -83,7 +84,45 @@ func TestEveryInvariantCanFail(t *testing.T) {
 			one := before.assets[a.id]
 			one.HostIDs = append(one.HostIDs, b.id)
 			before.assets[a.id] = one
-			w.undoSeparates(1, undoable{before, 0}, nil)
+			w.undoSeparates(1, undoable{before: before}, nil)
+		},
+		"its asset is gone": func(w *world) { // the books have it that the deletion was made before the last report
+			a := w.install()
+			w.deleteAsset(a, true)
+			w.now = w.now.Add(interval)
+			a.answered = append(a.answered, w.now)
+			w.check()
+		},
+		"deletions in the history and are": func(w *world) {
+			a := w.install()
+			w.deleteAsset(a, true)
+			w.historyStays()
+			w.deletions = append(w.deletions, w.deletions[0])
+			w.historyStays()
+		},
+		"was changed": func(w *world) {
+			a := w.install()
+			w.deleteAsset(a, true)
+			w.historyStays()
+			w.deletions[0].Name = "another"
+			w.historyStays()
+		},
+		"and taking it back changed something": func(w *world) { // what is taken back leaves a trace
+			a := w.install()
+			w.maintain("renaming", false, func() (registry.Maintenance, error) { return w.reg.Retire(w.ctx, a.id, operator) },
+				func(m registry.Maintenance) (registry.Maintenance, error) { return m, nil })
+		},
+		"did not bring back what was deleted": func(w *world) {
+			a, b := w.install(), w.install()
+			w.deleteAsset(a, true)
+			_, err := w.reg.Retire(w.ctx, b.id, operator)
+			w.must(err)
+			w.restoreDeletion(2) // the first one was taken back at once
+		},
+		"are one asset still": func(w *world) {
+			a, b := w.install(), w.install()
+			w.replace(a, b, true)
+			w.replacementSeparates(w.succeeded[2].Maintenance, nil) // though nobody took it back
 		},
 		"refused service": func(w *world) {
 			a := w.install()

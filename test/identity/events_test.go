@@ -434,7 +434,7 @@ func (w *world) resolve(c registry.Conflict, verb registry.Verb) (r registry.Res
 func (w *world) undo(id int64) {
 	w.t.Helper()
 	u, whole := w.undoable[id]
-	whole = whole && w.checkIns == u.before.checkIns
+	whole = whole && w.checkIns == u.before.checkIns && w.maintained == u.before.maintained
 	was := w.groupings()
 	w.must(w.reg.Undo(w.ctx, id, "operator"))
 	w.did("resolution %d is undone", id)
@@ -535,20 +535,192 @@ func (w *world) restoreSnapshot(p *pc) {
 // operator is who maintains assets.
 var operator = registry.Actor{Who: "operator", Trigger: registry.ByCommand}
 
-// delete deletes the asset of a PC; its next report takes that back. Deleting and restoring at once changes nothing.
-func (w *world) deleteAsset(p *pc, restored bool) {
+// refusedMaintenance reports that something cannot be done to an asset as it is, which is no fault.
+func (w *world) refusedMaintenance(err error) bool {
 	w.t.Helper()
-	before := w.state()
-	_, err := w.reg.Delete(w.ctx, p.id, operator)
-	if errors.Is(err, registry.ErrState) || errors.Is(err, registry.ErrSucceeded) || errors.Is(err, registry.ErrUnknown) {
-		return
+	for _, known := range []error{registry.ErrState, registry.ErrSucceeded, registry.ErrUnknown, registry.ErrClash, registry.ErrNoDuplicate, registry.ErrManyOpen, registry.ErrVerb, registry.ErrResolved} {
+		if errors.Is(err, known) {
+			return true
+		}
 	}
 	w.must(err)
-	w.did("%s's asset is deleted, and restored at once: %v", p, restored)
-	if restored {
-		_, err := w.reg.Restore(w.ctx, p.id, operator)
+	return false
+}
+
+// maintain does something to an asset, and takes it back at once: then nothing has changed. Only then it is done for good, if it is.
+func (w *world) maintain(what string, lasting bool, do func() (registry.Maintenance, error), undo func(registry.Maintenance) (registry.Maintenance, error)) (m registry.Maintenance, before state, done bool) {
+	w.t.Helper()
+	before = w.state()
+	m, err := do()
+	if w.refusedMaintenance(err) {
+		w.same(what+", refused, changed something", before, w.state())
+		return m, before, false
+	}
+	w.did("%s, for good: %v", what, lasting)
+	_, err = undo(m)
+	w.must(err)
+	w.same(what+" and taking it back changed something", before, w.state())
+	if lasting {
+		m, err = do()
 		w.must(err)
-		w.same("deleting and restoring changed something", before, w.state())
+		w.maintained++
+	}
+	return m, before, lasting
+}
+
+// deleteAsset deletes the asset of a PC; its next report takes that back.
+func (w *world) deleteAsset(p *pc, lasting bool) {
+	w.t.Helper()
+	id := p.id
+	byNumber := false
+	m, before, done := w.maintain(fmt.Sprintf("deleting %s's asset", p), lasting, func() (registry.Maintenance, error) { return w.reg.Delete(w.ctx, id, operator) },
+		func(m registry.Maintenance) (registry.Maintenance, error) {
+			if byNumber = !byNumber; byNumber {
+				return w.reg.RestoreDeletion(w.ctx, m.ID, operator)
+			}
+			return w.reg.Restore(w.ctx, id, operator)
+		})
+	if done {
+		w.deleted[m.ID] = before
 	}
 	w.check()
+}
+
+// restoreDeletion takes back a deletion, if it is still in force: with nothing in between everything is as it was.
+func (w *world) restoreDeletion(number int64) {
+	w.t.Helper()
+	before := w.deleted[number]
+	delete(w.deleted, number)
+	whole := before.checkIns == w.checkIns && before.maintained+1 == w.maintained
+	_, err := w.reg.RestoreDeletion(w.ctx, number, operator)
+	if w.refusedMaintenance(err) {
+		return
+	}
+	w.maintained++
+	w.did("deletion %d is taken back, with nothing in between: %v", number, whole)
+	if whole {
+		w.same("restoring did not bring back what was deleted", before, w.state())
+	}
+	w.check()
+}
+
+// retire says that a PC leaves, or takes that back. Nothing else depends on it.
+func (w *world) retire(p *pc, lasting bool) {
+	w.t.Helper()
+	a, err := w.reg.Asset(w.ctx, p.id)
+	if err != nil {
+		return
+	}
+	if a.State == registry.Retired {
+		w.did("%s is retired no longer", p)
+		_, err := w.reg.Unretire(w.ctx, p.id, operator)
+		if !w.refusedMaintenance(err) {
+			w.maintained++
+		}
+		w.check()
+		return
+	}
+	id := p.id
+	w.maintain(fmt.Sprintf("retiring %s", p), lasting, func() (registry.Maintenance, error) { return w.reg.Retire(w.ctx, id, operator) },
+		func(registry.Maintenance) (registry.Maintenance, error) { return w.reg.Unretire(w.ctx, id, operator) })
+	w.check()
+}
+
+// replace puts one PC in the place of another one. Both may go on.
+func (w *world) replace(old, successor *pc, lasting bool) {
+	w.t.Helper()
+	from, to := old.id, successor.id
+	events := len(w.groupings())
+	m, _, done := w.maintain(fmt.Sprintf("%s taking the place of %s", successor, old), lasting, func() (registry.Maintenance, error) { return w.reg.Replace(w.ctx, from, to, operator) },
+		func(registry.Maintenance) (registry.Maintenance, error) {
+			return w.reg.UndoReplace(w.ctx, from, operator)
+		})
+	if done {
+		w.succeeded[m.ID] = succession{m, events + 3} // done, undone, done
+		w.anew()
+	}
+	w.check()
+}
+
+// undoReplace takes a replacement back: what it joined is two assets again, unless something else joined it since.
+func (w *world) undoReplace(number int64) {
+	w.t.Helper()
+	s := w.succeeded[number]
+	since := w.groupings()[s.groupings:]
+	m, err := w.reg.UndoReplace(w.ctx, s.HostID, operator)
+	if w.refusedMaintenance(err) { // it left the asset of its successor by another way
+		delete(w.succeeded, number)
+		return
+	}
+	w.did("replacement %d is taken back", m.ID)
+	delete(w.succeeded, m.ID)
+	w.maintained++
+	w.replacementSeparates(m, since)
+	assets := w.assets()
+	for _, p := range w.pcs { // an operator says who is who
+		if slices.Contains(assets[m.HostID], p.was) || slices.Contains(assets[m.Successor], p.was) {
+			p.was = hostid.ID{}
+		}
+	}
+	w.anew()
+	w.check()
+}
+
+// archive takes what has long been silent out of sight; who reports comes back.
+func (w *world) archive(days int) {
+	w.t.Helper()
+	due, err := w.reg.Archive(w.ctx, days, true, operator)
+	w.must(err)
+	if len(due.Assets) == 0 {
+		return
+	}
+	before := w.state()
+	done, err := w.reg.Archive(w.ctx, days, false, operator)
+	w.must(err)
+	w.did("%d assets, silent for %d days, are archived", len(done.Assets), days)
+	if len(done.Assets) != len(due.Assets) {
+		w.fail("%d assets were archived, and %d were said to be", len(done.Assets), len(due.Assets))
+	}
+	for _, a := range done.Assets {
+		_, err := w.reg.Restore(w.ctx, a.HostID, operator)
+		w.must(err)
+	}
+	w.same("archiving and taking it back changed something", before, w.state())
+	_, err = w.reg.Archive(w.ctx, days, false, operator)
+	w.must(err)
+	w.maintained++
+	w.check()
+}
+
+// duplicates are the pairs that somebody may decide about.
+func (w *world) duplicates(by ...registry.Agreement) []registry.Duplicate {
+	w.t.Helper()
+	all, err := w.reg.Duplicates(w.ctx, by)
+	w.must(err)
+	return all
+}
+
+// decideDuplicate says of two assets that agree in something that they are one PC, or two.
+func (w *world) decideDuplicate(d registry.Duplicate, verb registry.Verb) {
+	w.t.Helper()
+	before, events := w.state(), len(w.groupings())
+	r, err := w.reg.DecideDuplicate(w.ctx, d.HostID, d.Other, verb, "operator")
+	if w.refusedMaintenance(err) {
+		return
+	}
+	w.did("%s and %s agree in %v: %s, resolution %d", d.HostID, d.Other, d.Values, verb, r.ID)
+	if verb == registry.Merge {
+		w.said[r.ID] = []hostid.ID{d.HostID, d.Other}
+		if !slices.Contains(w.assets()[d.HostID], d.Other) {
+			w.fail("%s and %s were merged, and are two assets", d.HostID, d.Other)
+		}
+	}
+	w.undoable[r.ID] = undoable{before, events}
+	w.anew()
+	w.check()
+	for _, again := range w.duplicates(d.By...) {
+		if again.HostID == d.HostID && again.Other == d.Other {
+			w.fail("%s and %s are proposed again", d.HostID, d.Other)
+		}
+	}
 }

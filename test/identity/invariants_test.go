@@ -24,6 +24,18 @@ func (w *world) check() {
 	w.nobodyShares(assets)
 	w.everyIDResolves(assets)
 	w.nobodyAloneIsSentAway()
+	w.whoReportsIsThere()
+}
+
+// Whoever reports by his key is not deleted or archived, unless an operator did it since.
+func (w *world) whoReportsIsThere() {
+	w.t.Helper()
+	for _, p := range w.living() {
+		m, hidden := w.hidden[p.id]
+		if hidden && len(p.answered) > 0 && m.Made.Before(p.answered[len(p.answered)-1]) && !w.blocked[p.id] {
+			w.fail("%s (as %s) was answered at %s, and its asset is gone by %s %d of %s", p, p.id, p.answered[len(p.answered)-1], m.Kind, m.ID, m.Made)
+		}
+	}
 }
 
 // After three answered check-ins each, two PCs that live at the same time share no asset without an operator or an open conflict.
@@ -123,6 +135,21 @@ func (w *world) historyStays() {
 		}
 	}
 	w.history = now
+	deletions, err := w.reg.Deletions(w.ctx)
+	w.must(err)
+	if len(deletions) < len(w.deletions) {
+		w.fail("there were %d deletions in the history and are %d", len(w.deletions), len(deletions))
+	}
+	for i, d := range w.deletions {
+		n := deletions[i]
+		if d.Ended.IsZero() {
+			n.Ended, n.EndedTrigger, n.EndedBy = d.Ended, d.EndedTrigger, d.EndedBy
+		}
+		if diff := cmp.Diff(d, n); diff != "" {
+			w.fail("deletion %d was changed:\n%s", d.ID, diff)
+		}
+	}
+	w.deletions = deletions
 }
 
 // survives looks whether something of the PC's own is left: its record in memory on the same board, or its data folder. If
@@ -166,9 +193,21 @@ func (w *world) askedAbout(id hostid.ID, since time.Time) bool {
 	w.must(err)
 	closed, err := w.reg.ClosedConflicts(w.ctx, 1000)
 	w.must(err)
+	if a, err := w.reg.Asset(w.ctx, id); err == nil { // also while it is parked
+		open = append(open, a.Open...)
+	}
 	return slices.ContainsFunc(append(open, closed...), func(c registry.Conflict) bool {
 		return slices.Contains(concerns(c), id) && (c.Closed.IsZero() || !c.Closed.Before(since))
 	})
+}
+
+// What a replacement joined is two assets again when it is taken back, unless something else joined it since.
+func (w *world) replacementSeparates(m registry.Maintenance, since []registry.Event) {
+	w.t.Helper()
+	joins := slices.ContainsFunc(since, func(e registry.Event) bool { return e.Kind != "conflict-overlap" })
+	if !joins && slices.Contains(w.assets()[m.HostID], m.Successor) {
+		w.fail("replacement %d was undone, and %s and %s are one asset still", m.ID, m.HostID, m.Successor)
+	}
 }
 
 // known notes what each PC is: that is what it must stay.
@@ -248,8 +287,10 @@ func (w *world) orders() (n int) {
 
 // state is everything that a resolution may change, but for the conflicts themselves.
 type state struct {
-	assets   map[hostid.ID]registry.AssetDetail
-	checkIns int
+	assets     map[hostid.ID]registry.AssetDetail
+	conflicts  []registry.Conflict // those that are open
+	checkIns   int
+	maintained int
 }
 
 // undoable is how things were before a resolution.
@@ -262,7 +303,9 @@ func (w *world) state() state {
 	w.t.Helper()
 	all, err := w.reg.Assets(w.ctx)
 	w.must(err)
-	s := state{map[hostid.ID]registry.AssetDetail{}, w.checkIns}
+	s := state{assets: map[hostid.ID]registry.AssetDetail{}, checkIns: w.checkIns, maintained: w.maintained}
+	s.conflicts, err = w.reg.Conflicts(w.ctx)
+	w.must(err)
 	for _, a := range all {
 		for _, id := range a.HostIDs {
 			s.assets[id] = a
@@ -273,9 +316,9 @@ func (w *world) state() state {
 
 func (w *world) same(what string, before, after state) {
 	w.t.Helper()
-	x, err := json.MarshalIndent(before.assets, "", " ")
+	x, err := json.MarshalIndent([]any{before.assets, before.conflicts}, "", " ")
 	w.must(err)
-	y, err := json.MarshalIndent(after.assets, "", " ")
+	y, err := json.MarshalIndent([]any{after.assets, after.conflicts}, "", " ")
 	w.must(err)
 	if !bytes.Equal(x, y) {
 		w.fail("%s:\n%s", what, cmp.Diff(strings.Split(string(x), "\n"), strings.Split(string(y), "\n")))
@@ -287,7 +330,8 @@ func (w *world) undoIsExact(id int64, u undoable) {
 	w.t.Helper()
 	after := w.state()
 	// How many conflicts are open is no part of it: that one is open again, whatever it was.
-	for _, s := range []state{u.before, after} {
+	for _, s := range []*state{&u.before, &after} {
+		s.conflicts = nil
 		for h, a := range s.assets {
 			a.Conflicts, a.State = 0, ""
 			s.assets[h] = a
@@ -302,7 +346,7 @@ func (w *world) groupings() (all []registry.Event) {
 	w.must(err)
 	for _, e := range events {
 		switch e.Kind {
-		case "grouped", "replaced", "conflict-overlap", "undone", "resolved", "rule-decided", "order-done":
+		case "grouped", "replaced", "conflict-overlap", "undone", "resolved", "rule-decided", "order-done", "succeeded", "unsucceeded":
 			all = append(all, e)
 		}
 	}

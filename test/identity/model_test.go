@@ -3,8 +3,10 @@ package identity
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/cryptotest"
@@ -149,7 +151,29 @@ func (w *world) events() map[string]func(*rapid.T) {
 		"restore":          func(t *rapid.T) { w.restoreBackup(pick(t, "PC"), rapid.Bool().Draw(t, "new disk")) },
 		"snapshot":         on(w.saveSnapshot),
 		"snapshot resumed": on(w.restoreSnapshot),
-		"delete":           func(t *rapid.T) { w.deleteAsset(pick(t, "PC"), rapid.Bool().Draw(t, "restored")) },
+		"delete":           func(t *rapid.T) { w.deleteAsset(pick(t, "PC"), rapid.Bool().Draw(t, "for good")) },
+		"restore deleted": func(t *rapid.T) {
+			if all := slices.Sorted(maps.Keys(w.deleted)); len(all) > 0 {
+				w.restoreDeletion(rapid.SampledFrom(all).Draw(t, "deletion"))
+			}
+		},
+		"retire": func(t *rapid.T) { w.retire(pick(t, "PC"), rapid.Bool().Draw(t, "for good")) },
+		"replace": func(t *rapid.T) {
+			w.replace(pick(t, "PC"), pick(t, "other"), rapid.Bool().Draw(t, "for good"))
+		},
+		"replace undone": func(t *rapid.T) {
+			if all := slices.Sorted(maps.Keys(w.succeeded)); len(all) > 0 {
+				w.undoReplace(rapid.SampledFrom(all).Draw(t, "replacement"))
+			}
+		},
+		"archive": func(t *rapid.T) { w.archive(rapid.IntRange(1, 4).Draw(t, "days")) },
+		"duplicate": func(t *rapid.T) {
+			by := rapid.SampledFrom([][]registry.Agreement{{registry.InName}, {registry.InMAC}, {registry.InMAC, registry.InIP, registry.InName}}).Draw(t, "by")
+			if all := w.duplicates(by...); len(all) > 0 {
+				d := all[rapid.IntRange(0, len(all)-1).Draw(t, "pair")]
+				w.decideDuplicate(d, rapid.SampledFrom([]registry.Verb{registry.Merge, registry.KeepBoth}).Draw(t, "verb"))
+			}
+		},
 		"hibernate": func(t *rapid.T) {
 			w.hibernate(pick(t, "PC"), time.Duration(rapid.IntRange(1, 90).Draw(t, "minutes"))*time.Minute, rapid.Bool().Draw(t, "unseen"))
 		},

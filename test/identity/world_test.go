@@ -66,8 +66,20 @@ type world struct {
 	history  []registry.Event      // as it was last seen
 	judged   map[string]bool       // orders that were looked at
 	undoable map[int64]undoable
-	failed   func()             // called when the trace fails
-	blocked  map[hostid.ID]bool // by an operator, when assets was called last
+	failed   func()                             // called when the trace fails
+	blocked  map[hostid.ID]bool                 // by an operator, when assets was called last
+	hidden   map[hostid.ID]registry.Maintenance // deleted or archived, then
+
+	maintained int                    // maintenance that was not taken back at once
+	deleted    map[int64]state        // deletions in force: how things were before
+	succeeded  map[int64]succession   // replacements in force
+	deletions  []registry.Maintenance // as they were last seen
+}
+
+// succession is a PC that took the place of another one.
+type succession struct {
+	registry.Maintenance
+	groupings int // events that there were then
 }
 
 // stay is a stretch of time in which an installation was heard under a host ID without a break.
@@ -130,7 +142,8 @@ func newWorld(t tester, f fleet) *world {
 	if err != nil {
 		t.Fatalf("make the template: %v", err)
 	}
-	w := &world{t: t, ctx: context.Background(), now: began, fleet: f, spoken: map[hostid.ID]bool{}, said: map[int64][]hostid.ID{}, judged: map[string]bool{}, undoable: map[int64]undoable{}}
+	w := &world{t: t, ctx: context.Background(), now: began, fleet: f, spoken: map[hostid.ID]bool{}, said: map[int64][]hostid.ID{}, judged: map[string]bool{}, undoable: map[int64]undoable{},
+		deleted: map[int64]state{}, succeeded: map[int64]succession{}}
 	if w.dir, err = os.MkdirTemp(scratch(), "samehost-model-"); err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -479,7 +492,10 @@ func copyFolder(from, to string) error {
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.Remove(filepath.Join(to, "lock")) // the system's, not the installation's
+	if err := os.Remove(filepath.Join(to, "lock")); err != nil && !errors.Is(err, fs.ErrNotExist) { // the system's, not the installation's
+		return err
+	}
+	return nil
 }
 
 // newDisk is a disk with nothing on it.
@@ -524,19 +540,23 @@ func (w *world) assets() map[hostid.ID][]hostid.ID {
 	all, err := w.reg.Assets(w.ctx)
 	w.must(err)
 	of := map[hostid.ID][]hostid.ID{}
-	w.blocked = map[hostid.ID]bool{}
-	for _, a := range all {
-		for _, id := range a.HostIDs {
-			of[id] = a.HostIDs
-		}
+	w.blocked, w.hidden = map[hostid.ID]bool{}, map[hostid.ID]registry.Maintenance{}
+	add := func(a registry.AssetDetail) {
 		for _, h := range a.Hosts {
+			of[h.HostID] = a.HostIDs
 			w.blocked[h.HostID] = h.Blocked
+			if a.State == registry.Deleted || a.State == registry.Archived {
+				w.hidden[h.HostID] = *a.Maintenance
+			}
 		}
+	}
+	for _, a := range all {
+		add(a)
 	}
 	for id := range w.spoken {
 		if of[id] == nil { // deleted, if it is anything
 			if a, err := w.reg.Asset(w.ctx, id); err == nil {
-				of[id] = a.HostIDs
+				add(a)
 			}
 		}
 	}
@@ -562,6 +582,9 @@ func (w *world) operators() map[hostid.ID]bool {
 		for _, id := range ids {
 			of[id] = true
 		}
+	}
+	for s := range maps.Values(w.succeeded) {
+		of[s.HostID], of[s.Successor] = true, true
 	}
 	return of
 }
