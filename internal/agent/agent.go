@@ -231,7 +231,7 @@ func (a *Agent) CheckIn(ctx context.Context) (Outcome, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out, err := a.checkIn(ctx)
-	a.plan(err == nil && (out.CheckedIn || out.Refused))
+	a.plan(err == nil && (out.CheckedIn && out.Enrolled || out.Refused))
 	return out, err
 }
 
@@ -607,8 +607,12 @@ func (a *Agent) report(ctx context.Context, est hostid.Outcome, facts hardware.F
 		return "", err
 	}
 	if a.chain.Pending != "" {
-		if _, err := a.deliver(ctx, higher); err != nil && !errors.Is(err, checkin.ErrRefused) {
+		status, err := a.deliver(ctx, higher)
+		if err != nil && !errors.Is(err, checkin.ErrRefused) {
 			return "", err
+		}
+		if err == nil && !a.chain.Enrolled {
+			return status, nil // a relay keeps it, and the manager does not know this PC yet
 		}
 	}
 
@@ -772,6 +776,11 @@ func (a *Agent) deliver(ctx context.Context, higher checkin.HigherSystem) (check
 	sent, err := checkin.Verify(signed)
 	if err != nil {
 		return "", err // check and Sign have seen to it that this cannot be
+	}
+	// Who is not enrolled yet sends the same report until the manager has answered it: the relay keeps it once, and has
+	// the answer as soon as there is one.
+	if reply.Status != checkin.Accepted && !next.Enrolled {
+		return reply.Status, nil
 	}
 	next.Counter, next.Previous, next.Pending = sent.Report.Counter, sent.Digest, ""
 	a.taken(sent, reply)

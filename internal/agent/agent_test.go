@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -428,7 +430,8 @@ func TestAnotherManager(t *testing.T) {
 	other.checkChains(t)
 }
 
-// deferred is no acceptance: the host goes on enrolling, and what must be told is told again; but the chain goes on.
+// deferred is no acceptance: a host that is not enrolled sends the same report until the manager has answered it, so that a
+// relay keeps it once; the chain of an enrolled one goes on.
 func TestDeferred(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
@@ -456,9 +459,58 @@ func TestDeferred(t *testing.T) {
 	if s := pc.status(t); !s.Enrolled || s.LastAccepted == nil || !s.LastAccepted.Equal(*accepted) || s.LastReply != checkin.Deferred {
 		t.Errorf("deferred again: status %+v; want enrolled, and accepted at %s", s, accepted)
 	}
-	r := m.last(t)
-	if r.Counter != 3 || r.Previous != m.received[1] || m.reports[0].Enrol == nil {
-		t.Errorf("counter %d, previous %s, enrol %v; want the third, after %s, enrolling", r.Counter, r.Previous, m.reports[0].Enrol, m.received[1])
+	first, second := m.received[0], m.received[3]
+	if diff := cmp.Diff([]checkin.Digest{first, first, first, second, m.received[4]}, m.received); diff != "" {
+		t.Errorf("received (-want +got):\n%s", diff)
+	}
+	if r := m.last(t); r.Counter != 2 || r.Previous != first || m.reports[0].Enrol == nil {
+		t.Errorf("counter %d, previous %s, enrol %v; want the second, after %s, enrolling", r.Counter, r.Previous, m.reports[0].Enrol, first)
+	}
+}
+
+// What the manager said to the report before comes with the relay's next word: the client takes it, orders and all, if the
+// manager signed it for that very report.
+func TestLateReply(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	m.interval = 7 * time.Minute
+	pc := newPC(t, m)
+	a := pc.open(t)
+	defer a.Close()
+	checkIn(t, a)
+	reply := func(of checkin.Digest, key ed25519.PrivateKey, interval time.Duration) *checkin.LateReply {
+		r, err := checkin.SignReply(checkin.Reply{Report: of, Status: checkin.Accepted, HostID: a.chain.HostID, Interval: interval, Time: time.Now().UTC(),
+			Orders: []checkin.Order{{ID: "late", Kind: checkin.OrderNewEpoch, HostID: a.chain.HostID, Epoch: a.chain.Epoch, Run: a.run.token}}}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &checkin.LateReply{Report: of, Raw: r.Raw}
+	}
+	m.deferring = true
+	checkIn(t, a)
+	epoch, other := a.chain.Epoch, ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32))
+	for name, late := range map[string]func() *checkin.LateReply{
+		"by another key":    func() *checkin.LateReply { return reply(a.chain.Previous, other, time.Hour) },
+		"to another report": func() *checkin.LateReply { return reply(checkin.Digest{1}, m.key, time.Hour) },
+	} {
+		m.late = late()
+		checkIn(t, a)
+		if a.interval() != 7*time.Minute || a.chain.Epoch != epoch {
+			t.Errorf("%s: it was taken", name)
+		}
+	}
+	m.late = &checkin.LateReply{Report: a.chain.Previous, Refused: &checkin.Refusal{Code: checkin.BadToken}}
+	if out := checkIn(t, a); !out.CheckedIn || !out.Enrolled {
+		t.Errorf("a late refusal: %+v", out)
+	}
+	before := a.chain.Previous
+	m.late = reply(before, m.key, time.Hour)
+	checkIn(t, a)
+	if a.interval() != time.Hour || a.chain.ReplyTo != before {
+		t.Errorf("interval %s, reply to %s; want that of the late reply", a.interval(), a.chain.ReplyTo)
+	}
+	if a.chain.Epoch == epoch || !slices.Contains(a.chain.Done, "late") {
+		t.Error("its order is not carried out")
 	}
 }
 

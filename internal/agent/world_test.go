@@ -39,6 +39,7 @@ type testManager struct {
 	judge     func(v checkin.VerifiedReport) error // refuses or is unavailable
 	loseReply bool                                 // the connection breaks after the report was accepted
 	deferring bool
+	late      *checkin.LateReply // goes with the next deferred
 	revoked   bool // the token holds no longer
 	interval  time.Duration
 	orders    func(v checkin.VerifiedReport) []checkin.Order
@@ -115,7 +116,9 @@ func (m *testManager) CheckIn(_ context.Context, r checkin.SignedReport) (checki
 		m.known[v.Report.HostID] = string(v.Key)
 	}
 	if m.deferring {
-		return checkin.Reply{Report: v.Digest, Status: checkin.Deferred}, nil
+		late := m.late
+		m.late = nil
+		return checkin.Reply{Report: v.Digest, Status: checkin.Deferred, Late: late}, nil
 	}
 	reply := checkin.Reply{Report: v.Digest, Status: checkin.Accepted, HostID: v.Report.HostID, Interval: m.interval, Time: m.clock, Named: m.named}
 	if m.clock.IsZero() {

@@ -364,6 +364,9 @@ func (c *RelayClient) call(ctx context.Context, path string, timeout time.Durati
 	if int64(len(answer)) > limit {
 		return c.client.unavailable(fmt.Errorf("an answer of more than %d bytes", limit))
 	}
+	if res.StatusCode == http.StatusForbidden {
+		c.Renew() // the certificate of this connection may be one of before
+	}
 	media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
 	switch {
 	case res.StatusCode == http.StatusOK && media == mediaJSON:

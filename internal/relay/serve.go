@@ -341,6 +341,7 @@ func (s *server) firstCertificate(ctx context.Context, cert *certificate, up *ch
 		}
 		err := cert.obtain(ctx, up, who, s.o.Names, s.o.TokenFile)
 		if err == nil {
+			up.Renew()
 			continue
 		}
 		if ctx.Err() != nil {
