@@ -75,8 +75,9 @@ func (t *transaction) silentSince(limit time.Time) ([]ToArchive, error) {
 // they are. Each comes back with its next report. It is an operator's word: neither the days without check-ins nor the number
 // of assets stop it; ContactDays lets him judge.
 func (r *Registry) Archive(ctx context.Context, days int, dryRun bool, by Actor) (ArchiveRun, error) {
-	done := ArchiveRun{Assets: []ToArchive{}}
+	var done ArchiveRun
 	err := r.decide(ctx, func(t *transaction) error {
+		done = ArchiveRun{Assets: []ToArchive{}}
 		_, err := t.get(`SELECT COUNT(*) FROM contact_days WHERE day >= $1 AND day < $2`, []any{dayOf(t.now) - int64(days), dayOf(t.now)}, []any{&done.ContactDays})
 		if err != nil {
 			return err
@@ -100,6 +101,7 @@ func (r *Registry) ArchiveBySchedule(ctx context.Context, days int) (ArchiveRun,
 		return done, nil
 	}
 	err := r.decide(ctx, func(t *transaction) error {
+		done = ArchiveRun{Assets: []ToArchive{}}
 		var last sql.NullInt64
 		var held int
 		if _, err := t.get(`SELECT last, held FROM archiving`, nil, []any{&last, &held}); err != nil {
@@ -155,6 +157,7 @@ func (r *Registry) archive(ctx context.Context, due []ToArchive, by Actor) (done
 		due = due[len(part):]
 		var archived []ToArchive
 		err := r.decide(ctx, func(t *transaction) error {
+			archived = nil
 			for _, d := range part {
 				a, err := t.maintained(d.HostID)
 				if err != nil {

@@ -162,7 +162,9 @@ func (r *Registry) acceptAll(batch []*checkInJob) {
 }
 
 func (r *Registry) acceptBatch(ctx context.Context, batch []*checkInJob) error {
-	return r.decide(ctx, func(t *transaction) error {
+	var now int64
+	err := r.decide(ctx, func(t *transaction) error {
+		now = millis(t.now)
 		ids := make([]string, 0, len(batch))
 		known := make(map[string]bool, len(batch))
 		for _, j := range batch {
@@ -173,9 +175,8 @@ func (r *Registry) acceptBatch(ctx context.Context, batch []*checkInJob) error {
 			}
 		}
 		// Where the clock was set back, what was measured before is certain of nothing any more (span): nobody rests on it.
-		if last := r.latest.Swap(millis(t.now)); last == 0 || last > millis(t.now.Add(slack)) {
+		if last := r.latest.Load(); last == 0 || last > millis(t.now.Add(slack)) {
 			if err := t.wake(`received > $1`, millis(t.now.Add(slack))); err != nil {
-				r.latest.Store(0)
 				return err
 			}
 		}
@@ -229,6 +230,10 @@ func (r *Registry) acceptBatch(ctx context.Context, batch []*checkInJob) error {
 		}
 		return nil
 	})
+	if err == nil {
+		r.latest.Store(now)
+	}
+	return err
 }
 
 // arrived takes up a report: when it came to the first of the relays, and by which way. The time is never later than now.

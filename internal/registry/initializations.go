@@ -201,6 +201,7 @@ func (r *Registry) initializations(ctx context.Context, from, to Position, attem
 		if _, err := t.get(`SELECT COUNT(*) FROM initializations WHERE host_id IS NULL`, nil, []any{&open}); err != nil {
 			return err
 		}
+		dropped = 0
 		for _, i := range attempts {
 			taken, err := t.initialization(to.Name, i, open < maxOpen)
 			if err != nil {

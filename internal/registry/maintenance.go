@@ -228,6 +228,7 @@ func (r *Registry) Unretire(ctx context.Context, id hostid.ID, by Actor) (m Main
 		if !a.hidden(Retired) {
 			return fmt.Errorf("host ID %s: %w: it is not retired", id, ErrState)
 		}
+		m = Maintenance{}
 		for _, h := range a.own() {
 			if n := h.marks.retired; n != 0 && n != m.ID {
 				if m, err = t.unmark(n, by); err != nil {

@@ -1,12 +1,20 @@
 package registry
 
 import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
 	"flag"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	"samehost/internal/registry/pgtest"
 )
@@ -119,4 +127,64 @@ func TestOnPostgreSQL(t *testing.T) {
 	if err != nil {
 		t.Fail()
 	}
+}
+
+// unlucky makes connections on which every third transaction that writes has met another one when it commits: whatever
+// is decided in one must come out the same the second time.
+type unlucky struct {
+	driver.Connector
+	begun *atomic.Int64
+}
+
+func (u unlucky) Connect(ctx context.Context) (driver.Conn, error) {
+	c, err := u.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return unluckyConn{c.(*postgresConn), u.begun}, nil
+}
+
+type unluckyConn struct {
+	*postgresConn
+	begun *atomic.Int64
+}
+
+// numbersAsTheyAre makes a statement that gives the next rows the numbers that they get now: tests look at them, and PostgreSQL
+// never gives one twice.
+const numbersAsTheyAre = `SELECT string_agg(format('SELECT setval(%L, %s, %L)', oid::regclass, COALESCE(pg_sequence_last_value(oid), 1), pg_sequence_last_value(oid) IS NOT NULL), '; ')
+	FROM pg_class WHERE relkind = 'S' AND relnamespace = current_schema()::regnamespace`
+
+func (c unluckyConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error) {
+	tx, err := c.postgresConn.BeginTx(ctx, o)
+	if err != nil || sql.IsolationLevel(o.Isolation) != sql.LevelSerializable || c.begun.Add(1)%3 != 0 {
+		return tx, err
+	}
+	var before string
+	if err := c.Conn.Conn().QueryRow(ctx, numbersAsTheyAre).Scan(&before); err != nil {
+		return nil, errors.Join(err, tx.Rollback())
+	}
+	return unluckyTx{tx, func() error { _, err := c.Conn.Conn().Exec(ctx, before); return err }}, nil
+}
+
+type unluckyTx struct {
+	driver.Tx
+	reset func() error
+}
+
+func (t unluckyTx) Commit() error {
+	if err := errors.Join(t.Rollback(), t.reset()); err != nil {
+		return err
+	}
+	return &pgconn.PgError{Code: pgSerialization, Severity: "ERROR", Message: "unlucky"}
+}
+
+// unlucky makes the manager's transactions fail now and then.
+func (m *manager) unlucky(t testing.TB) {
+	t.Helper()
+	c, err := postgresConfig(m.dsn)
+	must(t, err)
+	must(t, m.writers.Close())
+	m.writers = sql.OpenDB(unlucky{postgresConnector{stdlib.GetConnector(*c)}, new(atomic.Int64)})
+	m.writers.SetMaxOpenConns(postgresConnections)
+	m.writers.SetMaxIdleConns(postgresConnections)
 }

@@ -27,6 +27,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -62,6 +63,8 @@ type Registry struct {
 
 	lanes []lane // of check-ins; the reports of a host keep to one
 	busy  busyness
+
+	wrote wrote // figures
 
 	latest atomic.Int64 // the time of the latest batch, in milliseconds; 0 before the first
 
@@ -115,7 +118,11 @@ func Create(ctx context.Context, dsn string, o Options) (*Registry, error) {
 	if err := createFile(path); err != nil {
 		return nil, err
 	}
-	return openSQLite(ctx, path, o)
+	r, err := openSQLite(ctx, path, o)
+	if err != nil {
+		os.Remove(path)
+	}
+	return r, err
 }
 
 // Open opens the database that dsn names ("sqlite:" and a full path, or "postgres://...") and brings its tables up to
@@ -287,7 +294,8 @@ func (r *Registry) write(ctx context.Context, f func(*transaction) error) error 
 	}
 }
 
-func (r *Registry) writeOnce(ctx context.Context, f func(*transaction) error) error {
+func (r *Registry) writeOnce(ctx context.Context, f func(*transaction) error) (err error) {
+	defer r.wrote.since(time.Now(), &err)
 	tx, err := r.writers.BeginTx(ctx, &sql.TxOptions{Isolation: r.isolation})
 	if err != nil {
 		return err

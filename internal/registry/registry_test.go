@@ -57,7 +57,9 @@ var testEpoch = time.Date(2026, 4, 1, 9, 0, 0, 0, time.UTC)
 func newManager(t testing.TB) *manager {
 	t.Helper()
 	if d := ranOn(); d != nil {
-		return openManager(t, d.take(t))
+		m := openManager(t, d.take(t))
+		m.unlucky(t)
+		return m
 	}
 	return newSQLite(t)
 }

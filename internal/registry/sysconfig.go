@@ -60,6 +60,7 @@ func (r *Registry) ImportSystemConfiguration(ctx context.Context, file, user str
 		done.Remarks = append(done.Remarks, fmt.Sprintf("lines left out besides: %d", more))
 	}
 	err := r.write(ctx, func(t *transaction) error {
+		done.Added, done.Changed, done.Unchanged = 0, 0, 0
 		add, err := t.PrepareContext(ctx, `INSERT INTO system_configuration (host, entry, imported) VALUES ($1, $2, $3) ON CONFLICT (host) DO NOTHING`)
 		if err != nil {
 			return err
