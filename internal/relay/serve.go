@@ -278,6 +278,7 @@ func (s *server) serveAs(ctx context.Context, who identity) error {
 	var all sync.WaitGroup
 	all.Go(func() { w.run(ctx) })
 	all.Go(func() { s.renew(ctx, cert, up, who) })
+	all.Go(func() { s.agent.CheckIn(ctx) }) // the manager hears of it as a relay now, and not in a quarter of an hour
 	journals := &Journals{DataDir: s.o.DataDir, HostID: who.record.HostID, Key: who.record.Seed.SigningKey(), Send: up.Progress, Log: s.o.Log}
 	all.Go(func() { journals.Follow(ctx) })
 	err = s.watch(ctx, r, who, failed, w, cert)
