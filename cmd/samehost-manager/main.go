@@ -68,6 +68,8 @@ type cli struct {
 	Archive      archiveCmd      `cmd:"" group:"upkeep" help:"Take assets out of the list that have long been silent." example:"archive --older-than 180 --dry-run; archive --older-than 180"`
 	Relays       relaysCmd       `cmd:"" group:"pcs" help:"List the relays: route, last contact, backlog." example:"relays; relays --json"`
 	Sysconfig    sysconfigCmd    `cmd:"" group:"files" help:"System configuration information file: export, import." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
+	Initialize   initializeCmd   `cmd:"" group:"files" help:"Initialize the memory of many PCs, each by what is nearest to it." example:"initialize --not-initialized; initialize --file /tmp/pcs.NDD --dry-run"`
+	Runs         runsCmd         `cmd:"" name:"initializations" group:"files" help:"Runs that initialize: list, show, cancel." example:"initializations list; initializations show 3"`
 	Backup       backupCmd       `cmd:"" group:"run" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar; backup samehost.tar --config /var/lib/samehost/manager.toml"`
 }
 
@@ -80,7 +82,7 @@ var groups = kong.Groups{
 	"identity": "Doubts about identity.",
 	"leaving":  "PCs that leave or are succeeded.",
 	"upkeep":   "Out of the lists, and back.",
-	"files":    "The file that dcmamtin /f reads.",
+	"files":    "Initialize PCs; the system file.",
 }
 
 const description = `The managing server: takes check-ins, keeps assets and their history.

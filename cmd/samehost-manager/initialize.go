@@ -1,0 +1,355 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"samehost/internal/amtinit"
+	"samehost/internal/manager"
+	"samehost/internal/registry"
+	"samehost/internal/terminal"
+)
+
+type initializeCmd struct {
+	Hosts          []string `arg:"" optional:"" name:"host" help:"Host IDs, host names or addresses."`
+	NotInitialized bool     `help:"Every PC whose memory is known not to be initialized."`
+	File           string   `placeholder:"FILE" help:"Every PC of this system configuration information file."`
+	DryRun         bool     `help:"Look only, and change nothing."`
+	RetryFailed    bool     `help:"Of these PCs, only those whose last attempt failed."`
+	Parallel       int      `placeholder:"N" help:"PCs at a time on each route, 1 to 4096 (default: 1024)."`
+	NoWait         bool     `help:"Start it and end; initializations show tells how far it is."`
+	Progress       string   `enum:"auto,plain,none" default:"auto" help:"Bar, lines or nothing while it runs: auto, plain or none."`
+	Lang           string   `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language: en or ja."`
+}
+
+// errNotAll says that a run ended, and not well for every PC; the table has said the rest.
+var errNotAll = errors.New("not every PC is initialized")
+
+func (c *initializeCmd) Run(ctx context.Context, p *program) error {
+	if c.Parallel < 0 || c.Parallel > amtinit.MaxParallel {
+		return usageError(fmt.Sprintf("--parallel must be from 1 to %d", amtinit.MaxParallel))
+	}
+	n := manager.NewRun{NotInitialized: c.NotInitialized, Hosts: c.Hosts, DryRun: c.DryRun, RetryFailed: c.RetryFailed, Parallel: c.Parallel}
+	given := 0
+	for _, is := range []bool{c.NotInitialized, len(c.Hosts) > 0, c.File != ""} {
+		if is {
+			given++
+		}
+	}
+	if given != 1 {
+		return usageError("initialize: name PCs, or --not-initialized, or --file, and one of them only")
+	}
+	if c.File != "" {
+		text, err := readRunFile(c.File)
+		if err != nil {
+			return err
+		}
+		n.File = text
+		if n.Name, err = filepath.Abs(c.File); err != nil {
+			return fmt.Errorf("initialize: %w", err)
+		}
+	}
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		l := registry.Language(c.Lang)
+		run, err := manager.StartRun(ctx, reg, n, "", systemUser(), l)
+		if errors.Is(err, registry.ErrNoTargets) && c.RetryFailed {
+			fmt.Fprintln(p.stdout, textNothingFailed.In(amtinit.Lang(c.Lang)))
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, r := range run.Remarks {
+			p.say(r)
+		}
+		if c.NoWait {
+			if p.json {
+				return p.printJSON(run)
+			}
+			fmt.Fprintf(p.stdout, textStarted.In(amtinit.Lang(c.Lang))+"\n", run.ID, run.Targets, run.ID)
+			return nil
+		}
+		return p.watchRun(ctx, reg, run.Run, c.Progress, l)
+	})
+}
+
+func readRunFile(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return "", fmt.Errorf("initialize: %s is not a file; check the path", path)
+	}
+	if err == nil && info.Size() > manager.MaxRunFile {
+		return "", fmt.Errorf("initialize: %s is larger than %d MiB", path, manager.MaxRunFile>>20)
+	}
+	var b []byte
+	if err == nil {
+		b, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("initialize: %w; check the path, and that you may read it", err)
+	}
+	return string(b), nil
+}
+
+// hintAfter is how long a run may wait for the manager itself before it is said that nobody serves.
+const hintAfter = 10 * time.Second
+
+// watchRun shows how far a run is until it has ended, and then what became of it.
+func (p *program) watchRun(ctx context.Context, reg *registry.Registry, run manager.Run, progress string, l registry.Language) error {
+	if err := p.stdout.Flush(); err != nil {
+		return err
+	}
+	lang := amtinit.Lang(l)
+	standing := make(chan terminal.Standing, 1)
+	is := terminal.Standing{Total: run.Targets, Done: run.Done, Failed: run.Failed}
+	standing <- is
+	now := func() terminal.Standing {
+		s := <-standing
+		standing <- s
+		return s
+	}
+	screen := terminal.NewScreen(p.stderr, p.stderr)
+	stop := screen.Show(progress, lang, now, func(text string) { fmt.Fprintln(screen.Errors(), "samehost-manager: "+text) })
+	said := make(map[string]bool)
+	var err error
+	for run.Ended == nil {
+		var s registry.RunState
+		if s, err = manager.WatchRun(ctx, reg, run.ID, run.Version, hintAfter/4); err != nil {
+			break
+		}
+		run = manager.ShowRun(s, l)
+		<-standing
+		standing <- terminal.Standing{Total: run.Targets, Done: run.Done, Failed: run.Failed}
+		for _, r := range run.Routes {
+			if r.State == "waiting" && r.Waiting != nil && time.Since(*r.Waiting) > hintAfter && !said[r.Route] {
+				said[r.Route] = true
+				text := textNobodyServes.In(lang)
+				if r.Relay != "" {
+					text = fmt.Sprintf(textRelayWaits.In(lang), shown(r.Route), when(*r.Waiting))
+				}
+				fmt.Fprintln(screen.Errors(), "samehost-manager: "+text)
+			}
+		}
+	}
+	stop()
+	if err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf(textGoesOn.In(lang), run.ID, run.ID, run.ID)
+		}
+		return err
+	}
+	if err := p.printRun(run, l); err != nil {
+		return err
+	}
+	if run.Initialized < run.Targets {
+		if err := p.stdout.Flush(); err != nil {
+			return err
+		}
+		return errNotAll
+	}
+	return nil
+}
+
+// printRun prints how a run stands: the routes, the table of reasons, the totals.
+func (p *program) printRun(run manager.Run, l registry.Language) error {
+	if p.json {
+		return p.printJSON(run)
+	}
+	lang := amtinit.Lang(l)
+	kind := textRun
+	if run.DryRun {
+		kind = textDryRun
+	}
+	fmt.Fprintf(p.stdout, kind.In(lang)+"\n", run.ID, shown(run.Source), shown(run.By), when(run.Started))
+	if run.Cancelled != nil {
+		fmt.Fprintf(p.stdout, textCancelled.In(lang)+"\n", shown(run.CancelledBy), when(*run.Cancelled))
+	}
+	t := table{columns: []column{{"ROUTE", 30}, {"STATE", 24}, {"DONE", 15}, {"FAILED", 8}}}
+	for _, r := range run.Routes {
+		state := r.State
+		if r.State == "waiting" && r.Waiting != nil {
+			state += " " + when(*r.Waiting)
+		}
+		t.add(r.Route, state, fmt.Sprintf("%d/%d", r.Done, r.Targets), fmt.Sprint(r.Failed))
+	}
+	t.print(p.stdout)
+	var rows []terminal.Row
+	for _, r := range run.Table {
+		rows = append(rows, terminal.Row{Count: r.Count, ID: shown(strings.TrimSpace(r.MessageID)), Cause: shown(r.Cause), Remedy: shown(r.Remedy), Hosts: r.Hosts})
+	}
+	heading := textReasons
+	if run.DryRun {
+		heading = textReasonsDry
+	}
+	for _, line := range terminal.Table(screen-1, true, lang, heading, rows) {
+		fmt.Fprintln(p.stdout, line)
+	}
+	totals := textTotals
+	if run.DryRun {
+		totals = textTotalsDry
+	}
+	fmt.Fprintf(p.stdout, "\n"+totals.In(lang)+"\n", run.Targets, run.Initialized, run.Already, run.Failed, run.Targets-run.Done)
+	return nil
+}
+
+type runsCmd struct {
+	List   runListCmd   `cmd:"" help:"List the runs, the newest first." example:"initializations list; initializations list --json"`
+	Show   runShowCmd   `cmd:"" help:"Show one, with its routes and reasons; --follow until it has ended." example:"initializations show 3; initializations show 3 --targets --json"`
+	Cancel runCancelCmd `cmd:"" help:"Call one off: PCs that nobody has begun with are left alone." example:"initializations cancel 3; initializations cancel 3 --json"`
+}
+
+type runListCmd struct{}
+
+func (c *runListCmd) Run(ctx context.Context, p *program) error {
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		t := table{columns: []column{{"RUN", 5}, {"STARTED", 16}, {"STATE", 9}, {"DONE", 13}, {"FAILED", 7}, {"SOURCE", 24}}}
+		for before := int64(0); ; {
+			page, next, err := reg.Runs(ctx, before, registry.MaxPage)
+			if err != nil {
+				return err
+			}
+			for _, s := range page {
+				if p.json {
+					if err := p.printJSON(manager.ShowRun(s, registry.English)); err != nil {
+						return err
+					}
+					continue
+				}
+				state := "running"
+				switch {
+				case s.Cancelled != nil:
+					state = "cancelled"
+				case s.Ended != nil:
+					state = "ended"
+				}
+				t.add(fmt.Sprint(s.ID), when(s.Started), state, fmt.Sprintf("%d/%d", s.Done, s.Targets), fmt.Sprint(s.Failed), s.Source)
+			}
+			if before = next; next == 0 {
+				break
+			}
+		}
+		if !p.json {
+			t.print(p.stdout)
+		}
+		return nil
+	})
+}
+
+type runShowCmd struct {
+	ID       int64  `arg:"" name:"run" help:"Its number, as initializations list shows it."`
+	Follow   bool   `help:"Show how far it is until it has ended."`
+	Targets  bool   `help:"List its PCs with what became of each."`
+	Outcome  string `placeholder:"WORD" help:"Of those, only initialized, already, or a reason."`
+	Progress string `enum:"auto,plain,none" default:"auto" help:"With --follow: auto, plain or none."`
+	Lang     string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language: en or ja."`
+}
+
+func (c *runShowCmd) Run(ctx context.Context, p *program) error {
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		s, err := reg.Run(ctx, c.ID)
+		if err != nil {
+			return unknownRun(err)
+		}
+		l := registry.Language(c.Lang)
+		switch {
+		case c.Targets:
+			return p.printTargets(ctx, reg, c.ID, c.Outcome)
+		case c.Follow:
+			err := p.watchRun(ctx, reg, manager.ShowRun(s, l), c.Progress, l)
+			if errors.Is(err, errNotAll) { // whoever watches has not asked whether all went well
+				err = nil
+			}
+			return err
+		}
+		return p.printRun(manager.ShowRun(s, l), l)
+	})
+}
+
+func (p *program) printTargets(ctx context.Context, reg *registry.Registry, id int64, outcome string) error {
+	t := table{columns: []column{{"PC", 24}, {"ADDRESS", 15}, {"ROUTE", 18}, {"OUTCOME", 18}}}
+	for after := int64(0); ; {
+		page, next, err := reg.RunTargets(ctx, id, outcome, after, registry.MaxPage)
+		if err != nil {
+			return err
+		}
+		for _, r := range page {
+			if p.json {
+				if err := p.printJSON(r); err != nil {
+					return err
+				}
+				continue
+			}
+			t.add(r.Host, r.Address, r.Route, r.Outcome)
+		}
+		if after = next; next == 0 {
+			break
+		}
+	}
+	if !p.json {
+		t.print(p.stdout)
+	}
+	return nil
+}
+
+type runCancelCmd struct {
+	ID int64 `arg:"" name:"run" help:"Its number, as initializations list shows it."`
+}
+
+func (c *runCancelCmd) Run(ctx context.Context, p *program) error {
+	return p.withRegistry(ctx, func(reg *registry.Registry) error {
+		if err := reg.CancelRun(ctx, c.ID, systemUser()); err != nil {
+			return unknownRun(err)
+		}
+		s, err := reg.Run(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		if p.json {
+			return p.printJSON(manager.ShowRun(s, registry.English))
+		}
+		fmt.Fprintf(p.stdout, "Run %d is called off; PCs that are being worked on are finished.\n", c.ID)
+		return nil
+	})
+}
+
+func unknownRun(err error) error {
+	if errors.Is(err, registry.ErrUnknown) {
+		return fmt.Errorf("%w: samehost-manager initializations list shows those there are", err)
+	}
+	return err
+}
+
+var (
+	textStarted = amtinit.Text{
+		EN: "Run %d over %d PCs has started. How far it is: samehost-manager initializations show %d",
+		JA: "実行%d(PC %d台)を開始しました。進捗の確認: samehost-manager initializations show %d"}
+	textNothingFailed = amtinit.Text{
+		EN: "Nothing is left to do: the last attempt of none of these PCs failed.",
+		JA: "再実行の必要なPCはありません。前回失敗したPCは含まれていません。"}
+	textNobodyServes = amtinit.Text{
+		EN: "the run waits for the manager: start samehost-manager serve, if it does not serve",
+		JA: "マネージャの処理を待っています。起動していない場合は、samehost-manager serveを起動してください"}
+	textRelayWaits = amtinit.Text{
+		EN: "the relay system of %s has not begun with its part, which has waited since %s; it begins when it can be reached again",
+		JA: "%sの中継システムが受け持ち分を開始していません(%sから待機中)。接続が回復すると開始します"}
+	textGoesOn = amtinit.Text{
+		EN: "run %d goes on; how far it is: samehost-manager initializations show %d --follow; to call it off: samehost-manager initializations cancel %d",
+		JA: "実行%dは続いています。進捗の確認: samehost-manager initializations show %d --follow、取り消し: samehost-manager initializations cancel %d"}
+	textRun       = amtinit.Text{EN: "Run %d (%s), started by %s on %s", JA: "実行%d(%s)、開始者: %s、開始日時: %s"}
+	textDryRun    = amtinit.Text{EN: "Run %d (%s), a dry run: nothing is changed; started by %s on %s", JA: "実行%d(%s)、確認だけで変更なし、開始者: %s、開始日時: %s"}
+	textCancelled = amtinit.Text{EN: "Called off by %s on %s", JA: "取り消し: %s、%s"}
+	textReasons   = amtinit.Text{EN: "Why targets failed:", JA: "失敗の要因:"}
+
+	textReasonsDry = amtinit.Text{EN: "Why targets would fail:", JA: "失敗が見込まれる要因:"}
+	textTotals     = amtinit.Text{
+		EN: "Targets: %d, initialized %d (%d already), failed %d, not done yet %d",
+		JA: "実行先%d台: 成功%d台(うち初期設定済み%d台)、失敗%d台、未完了%d台"}
+	textTotalsDry = amtinit.Text{
+		EN: "Targets: %d, initialized or would be %d (%d already), would fail %d, not looked at yet %d",
+		JA: "実行先%d台: 設定可能または設定済み%d台(うち設定済み%d台)、失敗の見込み%d台、未確認%d台"}
+)
