@@ -42,13 +42,21 @@ type lane struct {
 	mu      sync.Mutex
 	waiting []*checkInJob
 	led     bool
-	each    time.Duration // that a report took lately
+
+	// Of the latest batches, each with less weight than the one after it.
+	took    time.Duration
+	reports float64
+}
+
+// wait is how long whoever comes now will have to wait, about. l.mu is held.
+func (l *lane) wait() time.Duration {
+	return time.Duration(float64(len(l.waiting)) * l.took.Seconds() / max(l.reports, 1) * float64(time.Second))
 }
 
 // join waits until the job is done.
 func (l *lane) join(r *Registry, j *checkInJob) error {
 	l.mu.Lock()
-	if wait := time.Duration(len(l.waiting)) * l.each; len(l.waiting) >= maxWaiting || wait > maxWait {
+	if wait := l.wait(); len(l.waiting) >= maxWaiting || wait > maxWait {
 		l.mu.Unlock()
 		after := max(wait, maxWait)
 		return &checkin.Busy{After: after + rand.N(after), Reason: "too many reports wait for the database"}
@@ -67,7 +75,7 @@ func (l *lane) join(r *Registry, j *checkInJob) error {
 		took := time.Since(began)
 		r.busy.add(took)
 		l.mu.Lock()
-		l.each = (3*l.each + took/time.Duration(len(batch))) / 4
+		l.took, l.reports = l.took*7/8+took, l.reports*7/8+float64(len(batch))
 		if l.led = len(l.waiting) > 0; l.led {
 			l.waiting[0].turn <- true
 		}

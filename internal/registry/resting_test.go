@@ -304,7 +304,7 @@ func TestShed(t *testing.T) {
 	p := newPC(m, "alpha")
 	l := m.laneOf(p.report.HostID)
 	l.mu.Lock()
-	l.led, l.each = true, 10*time.Second
+	l.led, l.took, l.reports = true, 10*time.Second, 1
 	l.waiting = []*checkInJob{{}}
 	l.mu.Unlock()
 	_, err := m.CheckIn(t.Context(), p.next())
@@ -313,7 +313,7 @@ func TestShed(t *testing.T) {
 		t.Fatalf("got %v, want Busy for 10 to 20 s", err)
 	}
 	l.mu.Lock()
-	l.led, l.each, l.waiting = false, 0, nil
+	l.led, l.took, l.waiting = false, 0, nil
 	l.mu.Unlock()
 	expect(t, "assets", m.assetCount(), 0)
 }
