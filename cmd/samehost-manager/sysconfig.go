@@ -8,7 +8,9 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strings"
 
+	"samehost/internal/hostid"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
 	"samehost/internal/sysconfig"
@@ -22,6 +24,7 @@ type sysconfigCmd struct {
 type sysconfigExportCmd struct {
 	File     string `arg:"" name:"file" help:"File to write, as pcs.NDD; one that is there is replaced."`
 	Encoding string `default:"utf-8" placeholder:"NAME" help:"utf-8 (default) or shift_jis."`
+	Below    string `placeholder:"HOSTID" help:"Only this relay and what reports through it."`
 }
 
 func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
@@ -30,7 +33,14 @@ func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
 		return usageError(err.Error())
 	}
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		entries, remarks, err := reg.SystemConfiguration(ctx, enc)
+		var below hostid.ID
+		if c.Below != "" {
+			var err error
+			if below, err = hostid.ParseID(strings.ToLower(c.Below)); err != nil {
+				return usageError("--below: " + err.Error())
+			}
+		}
+		entries, remarks, err := reg.SystemConfiguration(ctx, enc, below)
 		if err != nil {
 			return err
 		}

@@ -37,7 +37,9 @@ type Asset struct {
 	State       State       `json:"state"`
 	Initialized *bool       `json:"initialized"` // null: unknown
 	LastCheckin time.Time   `json:"last_checkin"`
-	Conflicts   int         `json:"conflicts"` // open ones, but for parked ones
+	Route       []hostid.ID `json:"route,omitempty"` // the relays on the way of its latest report, the manager's own first
+	Relay       bool        `json:"relay,omitzero"`  // it is a relay
+	Conflicts   int         `json:"conflicts"`       // open ones, but for parked ones
 	Seen        Seen        `json:"last_report"`
 
 	Initialization *Initialization `json:"initialization"` // the last attempt from the network; null: none
@@ -79,7 +81,8 @@ const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host, COAL
 	EXISTS (SELECT 1 FROM blocks l WHERE l.host_id = h.host_id AND l.key = h.key AND l.lifted IS NULL),
 	(SELECT COUNT(*) FROM epochs e WHERE e.host_id = h.host_id AND e.proven),
 	(SELECT COUNT(*) FROM epochs e JOIN branches b ON b.epoch_id = e.id WHERE e.host_id = h.host_id AND e.proven),
-	COALESCE(h.deleted, 0), COALESCE(h.archived, 0), COALESCE(h.retired, 0), COALESCE(h.succeeded, 0)
+	COALESCE(h.deleted, 0), COALESCE(h.archived, 0), COALESCE(h.retired, 0), COALESCE(h.succeeded, 0),
+	h.route, EXISTS (SELECT 1 FROM relays y WHERE y.host_id = h.host_id)
 	FROM assets a JOIN hosts_now h ON h.asset_id = a.id LEFT JOIN resting q ON q.host_id = a.seen_host
 	LEFT JOIN branches k ON k.id = a.keeper LEFT JOIN branches w ON w.id = a.waiting `
 
@@ -91,16 +94,18 @@ type assetRow struct {
 	conflicts int
 	host      HostDetail
 	marks     marks
+	route     []hostid.ID
+	relay     bool
 }
 
 func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 	var created int64
-	var factsText, seenText, seenHost, clock, host string
+	var factsText, seenText, seenHost, clock, host, route string
 	var seenAt, enrolled, last sql.NullInt64
 	var replacedBy, copyOf, token sql.NullString
 	err = scan(&r.id, &created, &factsText, &seenText, &seenHost, &seenAt, &clock, &r.pending, &r.conflicts,
 		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Blocked, &r.host.Epochs, &r.host.Branches,
-		&r.marks.deleted, &r.marks.archived, &r.marks.retired, &r.marks.succeeded)
+		&r.marks.deleted, &r.marks.archived, &r.marks.retired, &r.marks.succeeded, &route, &r.relay)
 	if err != nil {
 		return r, err
 	}
@@ -109,6 +114,9 @@ func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 	r.host.Enrolled, r.host.LastCheckin = fromNullTime(enrolled), fromNullTime(last)
 	r.host.ReplacedBy, r.host.CopyOf, r.host.Token = replacedBy.String, copyOf.String, token.String
 	if r.host.HostID, err = hostid.ParseID(host); err != nil {
+		return r, err
+	}
+	if r.route, err = parseRoute(route); err != nil {
 		return r, err
 	}
 	r.a.id, r.a.seenAt = r.id, fromNullTime(seenAt)
@@ -147,6 +155,9 @@ func (r *Registry) details(rows []assetRow, attempts map[int64]lastAttempt, inFo
 		}
 		d := &all[len(all)-1]
 		d.Hosts = append(d.Hosts, row.host)
+		if row.host.HostID == d.HostID {
+			d.Route, d.Relay = row.route, row.relay
+		}
 		switch {
 		case row.host.Blocked && (row.host.HostID == d.HostID || d.HostID.IsZero()):
 			d.State = Blocked

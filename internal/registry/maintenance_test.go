@@ -44,7 +44,7 @@ func (m *manager) told(but ...string) string {
 	if all["closed"], err = m.ClosedConflicts(ctx, 1000); err != nil {
 		m.t.Fatal(err)
 	}
-	entries, remarks, err := m.SystemConfiguration(ctx, sysconfig.UTF8)
+	entries, remarks, err := m.SystemConfiguration(ctx, sysconfig.UTF8, hostid.ID{})
 	must(m.t, err)
 	all["configuration"], all["remarks"] = entries, remarks
 	all["grouping"] = m.dump()
@@ -326,7 +326,7 @@ func TestReplace(t *testing.T) {
 					heard := slices.Contains(m.kinds(old.report.HostID), "heard-succeeded")
 					expect(t, "heard", heard, name != "nothing")
 					m.sentencesAreWhole(old.report.HostID)
-					entries, _, err := m.SystemConfiguration(t.Context(), sysconfig.UTF8)
+					entries, _, err := m.SystemConfiguration(t.Context(), sysconfig.UTF8, hostid.ID{})
 					must(t, err)
 					expect(t, "exported", []any{len(entries), entries[0].Name, entries[0].Comment}, []any{1, "beta", "third floor"})
 					_, err = m.UndoReplace(t.Context(), old.report.HostID, Actor{"bob", ByCommand})
@@ -651,7 +651,7 @@ func TestExportAfterMaintenance(t *testing.T) {
 	m.importFile("192.0.2.8 former HID=" + old.report.HostID.String() + ",COMMENT=third floor,ROOT=\\relay1\n" +
 		"192.0.2.9 beta MAC=00-11-22-33-44-55,ROOT=\\relay2\n192.0.2.10 gamma\n")
 	lines := func() (all []string) {
-		entries, remarks, err := m.SystemConfiguration(t.Context(), sysconfig.UTF8)
+		entries, remarks, err := m.SystemConfiguration(t.Context(), sysconfig.UTF8, hostid.ID{})
 		must(t, err)
 		for _, e := range entries {
 			all = append(all, e.Name+" "+e.Comment+" "+e.Root)

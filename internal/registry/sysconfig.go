@@ -145,14 +145,16 @@ func (r *Registry) importedHosts(ctx context.Context) ([]importedHost, error) {
 //
 // An imported host is an asset if its HID is one of the asset's host IDs, else if it has its name, else its full domain
 // name, else the name of a PC whose place the asset's took. What is deleted, retired or archived does not stand there, nor does its
-// line. What the asset knows (its name, address, host ID, MAC, last check-in) then goes before what the file said; what only
-// the file said (aliases, TYPE, COMMENT, ROOT, unknown operands) stays.
+// line. What the asset knows (its name, address, host ID, MAC, last check-in, the relays on its way, that it is a relay) then goes before what the file
+// said; what only the file said (aliases, TYPE, COMMENT, unknown operands, a ROOT through relays that are none of this manager's) stays.
+//
+// below leaves only that relay and what reports through it: the zero ID is the manager itself, with everything.
 //
 // No name stands twice, since dcmamtin would take both for one PC: of two assets with one name the one heard last keeps
 // it. Whatever could not be entered as it is has a remark, one sentence: an asset whose name is taken or cannot be written
 // stands under its host ID, an operand or alias that cannot be written is missing, and a host without a usable address
 // or name is left out.
-func (r *Registry) SystemConfiguration(ctx context.Context, enc sysconfig.Encoding) (entries []sysconfig.Entry, remarks []string, err error) {
+func (r *Registry) SystemConfiguration(ctx context.Context, enc sysconfig.Encoding, below hostid.ID) (entries []sysconfig.Entry, remarks []string, err error) {
 	hosts, err := r.importedHosts(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -161,8 +163,18 @@ func (r *Registry) SystemConfiguration(ctx context.Context, enc sysconfig.Encodi
 	if err != nil {
 		return nil, nil, err
 	}
-	f := configurationFile{enc: enc, taken: make(map[string]bool)}
+	f := configurationFile{enc: enc, taken: make(map[string]bool), below: below, relays: make(map[hostid.ID]string), relayNames: make(map[string]bool)}
 	m := matchHosts(hosts, assets)
+	known := below.IsZero()
+	for _, a := range assets {
+		if a.Relay {
+			known = known || slices.Contains(a.HostIDs, below)
+			f.relayNames[sysconfig.HostKey(a.Name)] = true
+		}
+	}
+	if !known {
+		return nil, nil, fmt.Errorf("relay %s: %w", below, ErrUnknown)
+	}
 	// Names first: an asset goes before a host that is only known from a file.
 	names := make([]string, len(assets))
 	for _, a := range m.heard {
@@ -175,9 +187,17 @@ func (r *Registry) SystemConfiguration(ctx context.Context, enc sysconfig.Encodi
 		}
 		names[a] = f.nameOf(assets[a], h)
 	}
+	for a, name := range names {
+		if assets[a].Relay {
+			for _, id := range assets[a].HostIDs {
+				f.relays[id] = name
+			}
+		}
+	}
 	for i, h := range hosts {
 		switch a := m.assetOf[i]; {
 		case a >= 0 && !assets[a].State.Listed():
+		case a < 0 && !f.isBelow(nil, h.Root): // of a host that never reported only the file says where it is
 		case a < 0 && f.taken[h.Key()]:
 			f.remark("host %s of an imported file is left out: an asset under another host ID has this name", h.Name)
 		case a < 0:
@@ -288,8 +308,13 @@ func inSight(a AssetDetail) int {
 
 // configurationFile collects what SystemConfiguration returns.
 type configurationFile struct {
-	enc     sysconfig.Encoding
-	taken   map[string]bool // names, by their keys
+	enc   sysconfig.Encoding
+	taken map[string]bool // names, by their keys
+
+	below      hostid.ID
+	relays     map[hostid.ID]string // the names that relays stand under
+	relayNames map[string]bool      // by their keys
+
 	entries []sysconfig.Entry
 	remarks []string
 }
@@ -319,12 +344,52 @@ func (f *configurationFile) nameOf(a AssetDetail, h *sysconfig.Entry) string {
 	return a.HostID.String()
 }
 
+// rootOf is the route to an asset as such a file writes it. What a file said stands where the asset reports to the manager
+// itself, and the file's relays are none of this manager's.
+func (f *configurationFile) rootOf(a AssetDetail, said string) string {
+	var b strings.Builder
+	for _, id := range a.Route {
+		name := f.relays[id]
+		if name == "" || strings.ContainsAny(name, `\,`) {
+			name = id.String() // not listed any more, or not to be written there
+		}
+		b.WriteString(`\` + name)
+	}
+	if b.Len() > 0 {
+		return b.String()
+	}
+	for name := range strings.SplitSeq(strings.Trim(said, `\`), `\`) {
+		if f.relayNames[sysconfig.HostKey(name)] {
+			return `\`
+		}
+	}
+	return cmp.Or(said, `\`)
+}
+
+// isBelow reports whether a host belongs into the file: by its asset, or by what a file said of its route.
+func (f *configurationFile) isBelow(a *AssetDetail, root string) bool {
+	switch {
+	case f.below.IsZero():
+		return true
+	case a != nil:
+		return slices.Contains(a.HostIDs, f.below) || slices.Contains(a.Route, f.below)
+	}
+	name := f.relays[f.below]
+	return name != "" && slices.ContainsFunc(strings.Split(root, `\`), func(n string) bool { return sysconfig.HostKey(n) == sysconfig.HostKey(name) })
+}
+
 // addAsset enters an asset; h is what a file said about it, nil if none did.
 func (f *configurationFile) addAsset(a AssetDetail, name string, h *sysconfig.Entry) {
-	e := sysconfig.Entry{Type: sysconfig.Client, Root: `\`}
+	if !f.isBelow(&a, "") {
+		return
+	}
+	e := sysconfig.Entry{Type: sysconfig.Client}
 	if h != nil {
 		e = *h
-		e.Type, e.Root = cmp.Or(e.Type, sysconfig.Client), cmp.Or(e.Root, `\`)
+		e.Type = cmp.Or(e.Type, sysconfig.Client)
+	}
+	if e.Root = f.rootOf(a, e.Root); a.Relay {
+		e.Type = sysconfig.Relay
 	}
 	e.Name, e.HID = name, a.HostID.String()
 	if address, ok := bestAddress(a.Seen.Addresses); ok {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"samehost/internal/checkin"
 	"samehost/internal/hostid"
 	"samehost/internal/sysconfig"
 )
@@ -27,7 +28,7 @@ func (m *manager) importFile(text string) Imported {
 // export is the text of an exported file, and the remarks.
 func (m *manager) export(enc sysconfig.Encoding) (string, []string) {
 	m.t.Helper()
-	entries, remarks, err := m.SystemConfiguration(m.t.Context(), enc)
+	entries, remarks, err := m.SystemConfiguration(m.t.Context(), enc, hostid.ID{})
 	must(m.t, err)
 	var b bytes.Buffer
 	must(m.t, sysconfig.Write(&b, slices.Values(entries), enc))
@@ -506,4 +507,59 @@ func BenchmarkImport(b *testing.B) {
 		}
 		b.ReportMetric(time.Since(begin).Seconds(), "s/export")
 	}
+}
+
+// Routes come from reports: whatever relays a report came through stands in ROOT, and a relay as such.
+func TestRoutesInSystemConfiguration(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	upper, lower, near, far, direct := newPC(m, "upper"), newPC(m, "lower"), newPC(m, "near"), newPC(m, "far"), newPC(m, "direct")
+	through := func(p *pc, relays ...*pc) {
+		t.Helper()
+		s := p.next()
+		for _, r := range relays { // the nearest first
+			s.Hops = append(s.Hops, checkin.Hop{Relay: r.report.HostID})
+		}
+		p.send(s)
+	}
+	for i, p := range []*pc{upper, lower, near, far, direct} {
+		p.report.Addresses = []string{fmt.Sprint("192.0.2.", i+1)}
+		p.report.Facts.NICs = nil
+	}
+	m.importFile("192.0.2.9 far ROOT=\\former,COMMENT=third floor\n192.0.2.8 direct ROOT=\\elsewhere\n192.0.2.7 never ROOT=\\upper\\lower\n192.0.2.6 nowhere\n")
+	through(upper)
+	through(lower, upper)
+	through(near, upper)
+	through(far, lower, upper)
+	through(direct)
+	for _, p := range []*pc{upper, lower} {
+		_, err := m.writers.Exec(`INSERT INTO relays (host_id, token_id, names, admitted, via, state) VALUES ($1, $2, '[]', 0, '[]', '{}')`, p.report.HostID.String(), m.token.ID+p.report.Names.Host)
+		must(t, err)
+	}
+	lines := func(below hostid.ID) (all []string) {
+		t.Helper()
+		entries, remarks, err := m.SystemConfiguration(t.Context(), sysconfig.UTF8, below)
+		must(t, err)
+		expect(t, "remarks", len(remarks), 0)
+		for _, e := range entries {
+			all = append(all, strings.TrimSpace(fmt.Sprint(e.Name, " ", e.Type, " ", e.Root, " ", e.Comment)))
+		}
+		return all
+	}
+	expect(t, "all", lines(hostid.ID{}), []string{`far client \upper\lower third floor`, `direct client \elsewhere`, `never  \upper\lower`, `nowhere`,
+		`upper relay \`, `lower relay \upper`, `near client \upper`})
+	expect(t, "below upper", lines(upper.report.HostID), []string{`far client \upper\lower third floor`, `never  \upper\lower`, `upper relay \`, `lower relay \upper`, `near client \upper`})
+	expect(t, "below lower", lines(lower.report.HostID), []string{`far client \upper\lower third floor`, `never  \upper\lower`, `lower relay \upper`})
+	if _, _, err := m.SystemConfiguration(t.Context(), sysconfig.UTF8, near.report.HostID); !errors.Is(err, ErrUnknown) {
+		t.Errorf("below a PC that is no relay: %v", err)
+	}
+	// A PC that moves stands where it reports now, also while it is at rest there.
+	for range 3 {
+		m.pass(time.Minute)
+		through(far, upper)
+	}
+	m.pass(time.Minute)
+	through(near)
+	expect(t, "moved", lines(hostid.ID{}), []string{`far client \upper third floor`, `direct client \elsewhere`, `never  \upper\lower`, `nowhere`,
+		`upper relay \`, `lower relay \upper`, `near client \`})
 }
