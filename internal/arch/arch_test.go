@@ -58,6 +58,7 @@ var importTable = []rule{
 	{"cmd/*", []string{"internal/*"}, "programs wire everything together, but no product contains the simulator"},
 	{"test/play", nil, "it drives the programs as a user does"},
 	{"test/identity", []string{"agent", "checkin", "hostid", "hardware", "registry"}, "it runs the real client against the real registry in one process, in simulated time"},
+	{"test/relay", []string{"agent", "checkin", "hostid", "hardware", "registry", "relay"}, "it puts real relays, and bad ones, between the real client and the real registry in one process"},
 	{"test/*", []string{"test/play"}, "what is judged from outside must not know the inside"},
 }
 
