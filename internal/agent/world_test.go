@@ -43,6 +43,7 @@ type testManager struct {
 	revoked   bool // the token holds no longer
 	interval  time.Duration
 	orders    func(v checkin.VerifiedReport) []checkin.Order
+	settings  func(v checkin.VerifiedReport) *checkin.SealedSettings
 	named     []hostid.ID
 	clock     time.Time // in replies; zero: now
 	accepted  chan struct{}
@@ -127,6 +128,9 @@ func (m *testManager) CheckIn(_ context.Context, r checkin.SignedReport) (checki
 	if m.orders != nil {
 		reply.Orders = m.orders(v)
 	}
+	if m.settings != nil {
+		reply.Settings = m.settings(v)
+	}
 	reply, err = checkin.SignReply(reply, m.key)
 	if err != nil {
 		return checkin.Reply{}, err
@@ -185,6 +189,9 @@ type testPC struct {
 	memory  *storetest.Memory // nil: none at all
 	store   hostid.Store      // in its place, if set
 	step    func(string)
+
+	settings func(*checkin.AMTSettings) error
+	log      *slog.Logger
 
 	boot, awake time.Duration
 	skew        time.Duration // of the wall clock
@@ -251,6 +258,9 @@ func (pc *testPC) options() Options {
 			Boot:  func() time.Duration { return pc.boot },
 		},
 		Step: pc.step,
+
+		Settings: pc.settings,
+		Log:      pc.log,
 	}
 	switch {
 	case pc.store != nil:
