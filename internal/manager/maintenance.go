@@ -14,6 +14,7 @@ import (
 	"samehost/internal/amtinit"
 	"samehost/internal/hardware"
 	"samehost/internal/hostid"
+	"samehost/internal/intake"
 	"samehost/internal/registry"
 )
 
@@ -168,7 +169,7 @@ func Retire(ctx context.Context, reg *registry.Registry, id hostid.ID, clear *am
 }
 
 // maxClear bounds the search for the AMT of one PC on behalf of a request, so that the answer comes before the connection is given up.
-const maxClear = writeTimeout - 15*time.Second
+const maxClear = intake.WriteTimeout - 15*time.Second
 
 // ErrNoAMT says that this manager knows no AMT management user.
 var ErrNoAMT = errors.New("there is no [amt] table: write the AMT management user into it")

@@ -234,7 +234,7 @@ func TestNotReady(t *testing.T) {
 	dir, _ := initialized(t)
 	reg, err := OpenRegistry(t.Context(), dir, database(dir))
 	must(t, err)
-	h := handler(reg, Options{Log: slog.New(slog.DiscardHandler)})
+	h := handler(reg, reg, Options{Log: slog.New(slog.DiscardHandler)}, nil)
 	must(t, reg.Close())
 	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503} {
 		rec := httptest.NewRecorder()

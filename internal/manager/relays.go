@@ -34,9 +34,9 @@ const (
 )
 
 // withRelays puts what relays need before the handler for everybody else. serving ends polls when the server stops.
-func withRelays(serving context.Context, other http.Handler, reg *registry.Registry, certs *certificates, log *slog.Logger) http.Handler {
+func withRelays(serving context.Context, other http.Handler, reg *registry.Registry, gate checkin.HigherSystem, certs *certificates, log *slog.Logger) http.Handler {
 	t := &trustedRelays{reg: reg, known: map[hostid.ID]trusted{}}
-	relays := checkin.RelayHandler(throughRelays{reg, t}, checkin.ForRelays{
+	relays := checkin.RelayHandler(throughRelays{gate, t}, checkin.ForRelays{
 		Who: func(req *http.Request) (hostid.ID, error) {
 			id, err := checkin.RelayOf(req.TLS, certs.ca, time.Now())
 			if err != nil {
@@ -103,7 +103,7 @@ func waitForWork(ctx, serving context.Context, reg *registry.Registry, q checkin
 
 // throughRelays takes reports from relays. A hop of what is no relay any more is nobody's word: the way begins behind it.
 type throughRelays struct {
-	reg     *registry.Registry
+	checkin.HigherSystem
 	trusted *trustedRelays
 }
 
@@ -118,7 +118,7 @@ func (t throughRelays) CheckIn(ctx context.Context, r checkin.SignedReport) (che
 			break
 		}
 	}
-	return t.reg.CheckIn(ctx, r)
+	return t.HigherSystem.CheckIn(ctx, r)
 }
 
 // trustedRelays remembers for seconds who is a relay: every report of every batch asks for each of its hops.

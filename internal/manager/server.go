@@ -2,6 +2,8 @@ package manager
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -19,18 +21,13 @@ import (
 
 	"samehost/internal/amtinit"
 	"samehost/internal/checkin"
+	"samehost/internal/intake"
 	"samehost/internal/registry"
 )
 
-// Bounds on one connection. A report is at most 64 KiB, so that even a slow line brings it in time.
 const (
-	headerTimeout = 10 * time.Second
-	readTimeout   = 30 * time.Second
-	writeTimeout  = 60 * time.Second
-	idleTimeout   = 2 * time.Minute
-	maxHeader     = 16 << 10
-	stopTimeout   = 10 * time.Second // what is under way may end; then connections are cut
-	trimEvery     = time.Hour
+	stopTimeout = 10 * time.Second // what is under way may end; then connections are cut
+	trimEvery   = time.Hour
 )
 
 // Options say what to serve.
@@ -74,16 +71,23 @@ func Serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return listenError(o.Listen, err)
 	}
-	srv := &http.Server{
-		Handler:           withRelays(ctx, handler(reg, o), reg, certs, o.Log),
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certs.get, ClientAuth: tls.RequestClientCert}, // relays show one
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	tickets, err := ticketSecret(o.DataDir)
+	if err != nil {
+		l.Close()
+		return err
 	}
+	gate := intake.NewGate(reg)
+	var srv *intake.Server
+	srv = intake.NewServer(intake.Options{
+		Handler: withRelays(ctx, handler(reg, gate, o, func(w io.Writer) {
+			gate.WriteFigures(w)
+			srv.WriteFigures(w)
+			writeDatabaseFigures(w, reg)
+		}), reg, gate, certs, o.Log),
+		TLS:          &tls.Config{GetCertificate: certs.get, ClientAuth: tls.RequestClientCert}, // relays show one
+		TicketSecret: tickets,
+		Log:          o.Log,
+	})
 	jobs, err := startJobs(ctx, reg, o)
 	if err != nil {
 		l.Close()
@@ -95,7 +99,7 @@ func Serve(ctx context.Context, o Options) error {
 		}
 	}()
 	failed := make(chan error, 1)
-	go func() { failed <- srv.ServeTLS(l, "", "") }()
+	go func() { failed <- srv.Serve(l) }()
 	o.Log.Info("listening", "address", l.Addr().String(), "data_dir", o.DataDir, "certificate_for", strings.Join(certs.goodFor(), " "))
 	if o.Listening != nil {
 		o.Listening(l.Addr())
@@ -124,17 +128,15 @@ func Serve(ctx context.Context, o Options) error {
 	o.Log.Info("stopping")
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	if err := srv.Shutdown(stopping); err != nil {
-		srv.Close()
-	}
+	srv.Shutdown(stopping)
 	<-failed
 	return nil
 }
 
-func handler(reg *registry.Registry, o Options) http.Handler {
+func handler(reg *registry.Registry, gate checkin.HigherSystem, o Options, figures func(io.Writer)) http.Handler {
 	log := o.Log
 	mux := http.NewServeMux()
-	mux.Handle(checkin.Path, checkin.Handler(reg, log))
+	mux.Handle(checkin.Path, checkin.Handler(gate, log))
 	api := newAPI(reg, o)
 	mux.Handle(apiPath, api)
 	mux.HandleFunc("GET "+specPath, api.serveSpec)
@@ -150,6 +152,10 @@ func handler(reg *registry.Registry, o Options) http.Handler {
 		}
 		io.WriteString(w, "ok\n")
 	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", intake.MediaFigures)
+		figures(w)
+	})
 	small, large := http.MaxBytesHandler(mux, 2*checkin.MaxReport), http.MaxBytesHandler(mux, MaxRunFile+maxBody)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == runsPath { // a system configuration information file may come with the request
@@ -158,6 +164,24 @@ func handler(reg *registry.Registry, o Options) http.Handler {
 		}
 		small.ServeHTTP(w, r)
 	})
+}
+
+// ticketSecret is what keys of TLS session tickets are derived from: the same after a restart, and for every manager that has
+// this data folder's key.
+func ticketSecret(dir string) ([]byte, error) {
+	key, err := readKey(dir)
+	if err != nil {
+		return nil, err
+	}
+	return hkdf.Key(sha256.New, key.Seed(), nil, "samehost/manager/tls-tickets/1", 32)
+}
+
+// writeDatabaseFigures writes what the database costs.
+func writeDatabaseFigures(w io.Writer, reg *registry.Registry) {
+	f := reg.Figures()
+	intake.Figure(w, "samehost_database_writes_total", "counter", "Transactions that wrote to the database, those that failed included.", float64(f.Writes))
+	intake.Figure(w, "samehost_database_write_failures_total", "counter", "Those that failed, or met another and were tried again.", float64(f.Failed))
+	intake.Figure(w, "samehost_database_seconds_total", "counter", "Time that they took, the wait for their turn and the commit included.", f.Took.Seconds())
 }
 
 func listenError(address string, err error) error {
