@@ -22,6 +22,10 @@ type initCmd struct {
 	DataDir string   `required:"" placeholder:"DIR" help:"Folder to make; it must not exist yet, or be empty."`
 	Listen  string   `placeholder:"ADDR" default:"${listen}" help:"Address to take check-ins at (default: ${listen})."`
 	Name    []string `sep:"none" placeholder:"NAME" help:"What PCs call this machine; may be given again."`
+
+	Database     string `placeholder:"URL" help:"postgres://USER@HOST/NAME (default: a file in DIR)."`
+	DatabaseFile string `placeholder:"FILE" help:"Read --database here: for one with a password."`
+	Join         string `placeholder:"DIR" help:"One more manager, with keys and database of that one."`
 }
 
 func (c *initCmd) Run(ctx context.Context, p *program) (err error) {
@@ -36,9 +40,27 @@ func (c *initCmd) Run(ctx context.Context, p *program) (err error) {
 			return usageError(fmt.Sprintf("--name %s", err))
 		}
 	}
-	made, err := manager.Init(ctx, c.DataDir, c.Listen, c.Name...)
+	setup, err := c.setup()
 	if err != nil {
 		return err
+	}
+	made, err := setup.Init(ctx)
+	if err != nil {
+		return notEmpty(err)
+	}
+	if c.Join != "" {
+		if p.json {
+			return p.printJSON(made)
+		}
+		fmt.Fprintf(p.stdout, `Made the data folder of one more manager on the same database. What to do next:
+
+1. See that %s has, under listen and names,
+   the name or address by which PCs reach this machine; write [amt] as in the other's.
+   Then start it:
+     samehost-manager serve --config %s
+2. PCs need nothing new: its CA, its key and the enrolment tokens are the other's.
+`, made.Config, made.Config)
+		return nil
 	}
 	defer func() {
 		if err == nil {

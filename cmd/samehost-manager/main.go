@@ -70,6 +70,7 @@ type cli struct {
 	Sysconfig    sysconfigCmd    `cmd:"" group:"files" help:"System configuration information file: export, import." example:"sysconfig export /tmp/pcs.NDD; sysconfig export /tmp/pcs.NDD --encoding shift_jis"`
 	Initialize   initializeCmd   `cmd:"" group:"files" help:"Initialize the memory of many PCs, each by what is nearest to it." example:"initialize --not-initialized; initialize --file /tmp/pcs.NDD --dry-run"`
 	Runs         runsCmd         `cmd:"" name:"initializations" group:"files" help:"Runs that initialize: list, show, cancel." example:"initializations list; initializations show 3"`
+	Database     databaseCmd     `cmd:"" group:"run" help:"Take everything to another database: transfer." example:"database transfer --to postgres://samehost@db.example/pcs; database transfer --from sqlite:/restore/samehost.db"`
 	Backup       backupCmd       `cmd:"" group:"run" help:"Write database, keys and configuration into one file." example:"backup /backup/samehost.tar; backup samehost.tar --config /var/lib/samehost/manager.toml"`
 }
 

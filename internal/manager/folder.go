@@ -50,14 +50,33 @@ type Initialized struct {
 	PasswordFile string `json:"admin_password_file"`
 }
 
-// Init makes a data folder: keys, CA, database, first administrator, first enrolment token, manager.toml. The
-// folder must not exist yet, or be empty. It is built beside its place and renamed at the end, so that a failure
-// leaves nothing behind. Listen is HOST:PORT; it goes into manager.toml as it is. The names are further ones for the server's certificate (Options.Names), and may be none.
+// Setup says what kind of data folder is to be made.
+type Setup struct {
+	Dir    string   // must not exist yet, or be empty
+	Listen string   // HOST:PORT; it goes into manager.toml as it is
+	Names  []string // further ones for the server's certificate (Options.Names)
+
+	// Database is a PostgreSQL database without tables, as registry.Create has it; "": a SQLite file in the folder.
+	Database string
+
+	// Join names a folder with the keys, the CA and the manager.toml of a manager on PostgreSQL: this one becomes one more on the
+	// same database, and nothing is made there.
+	Join string
+}
+
+// Init makes the data folder of a manager with its database in it.
 func Init(ctx context.Context, dir, listen string, names ...string) (made Initialized, err error) {
-	dir, err = filepath.Abs(dir)
+	return Setup{Dir: dir, Listen: listen, Names: names}.Init(ctx)
+}
+
+// Init makes a data folder: keys, CA, database, first administrator, first enrolment token, manager.toml. It is built
+// beside its place and renamed at the end, so that a failure leaves nothing behind.
+func (s Setup) Init(ctx context.Context) (made Initialized, err error) {
+	dir, err := filepath.Abs(s.Dir)
 	if err != nil {
 		return Initialized{}, err
 	}
+	s.Dir = dir
 	entries, err := os.ReadDir(dir)
 	switch {
 	case err == nil && len(entries) > 0:
@@ -78,8 +97,16 @@ func Init(ctx context.Context, dir, listen string, names ...string) (made Initia
 	if err := protect(tmp); err != nil {
 		return Initialized{}, CannotWrite(dir, err)
 	}
-	token, err := fill(ctx, tmp, dir, listen, names)
+	token := ""
+	if s.Join == "" {
+		token, err = s.fill(ctx, tmp)
+	} else {
+		err = s.join(ctx, tmp)
+	}
 	if err != nil {
+		if registry.Remedy(err) != "" && !isFull(err) { // it is about the database
+			return Initialized{}, err
+		}
 		return Initialized{}, CannotWrite(dir, err)
 	}
 	if existed {
@@ -93,14 +120,74 @@ func Init(ctx context.Context, dir, listen string, names ...string) (made Initia
 	if err := syncFolder(parent); err != nil {
 		return Initialized{}, CannotWrite(dir, err)
 	}
-	return Initialized{
-		Config: filepath.Join(dir, configFile), CAFile: filepath.Join(dir, caFile),
-		Token: token, PasswordFile: filepath.Join(dir, passwordFile),
-	}, nil
+	made = Initialized{Config: filepath.Join(dir, configFile), CAFile: filepath.Join(dir, caFile), Token: token}
+	if s.Join == "" {
+		made.PasswordFile = filepath.Join(dir, passwordFile)
+	}
+	return made, nil
 }
 
-// fill writes everything into tmp that dir is to hold, and returns the enrolment token.
-func fill(ctx context.Context, tmp, dir, listen string, names []string) (token string, err error) {
+// config is the manager.toml of a data folder.
+func (s Setup) config(database string) ([]byte, error) {
+	text, err := toml.Marshal(struct {
+		DataDir  string   `toml:"data_dir"`
+		Listen   string   `toml:"listen"`
+		Names    []string `toml:"names" comment:"What clients call this machine in higher_system: DNS names and IP addresses for the\ncertificate, as \"manager.example\", beside its host name and what is in listen."`
+		Database string   `toml:"database"`
+	}{s.Dir, s.Listen, append([]string{}, s.Names...), database})
+	return append(text, configHelp...), err
+}
+
+// join writes everything into tmp that a further manager on a database needs.
+func (s Setup) join(ctx context.Context, tmp string) error {
+	key, err := readKey(s.Join)
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(s.Join, configFile))
+	if err != nil {
+		return permission(err)
+	}
+	var other struct {
+		Database string `toml:"database"`
+	}
+	if err := toml.Unmarshal(text, &other); err != nil { // the error may show a line with a password
+		return fmt.Errorf("%s: it cannot be read as TOML", filepath.Join(s.Join, configFile))
+	}
+	if s.Database != "" {
+		other.Database = s.Database
+	}
+	if !registry.IsPostgres(other.Database) {
+		return fmt.Errorf("%s: its database is a file, which one machine has to itself; take it to PostgreSQL with samehost-manager database transfer first", filepath.Join(s.Join, configFile))
+	}
+	reg, err := registry.Open(ctx, other.Database, registry.Options{Key: key})
+	if err != nil {
+		return err
+	}
+	if err := reg.Close(); err != nil {
+		return err
+	}
+	config, err := s.config(other.Database)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(tmp, configFile), config, 0o600); err != nil {
+		return err
+	}
+	for name, mode := range map[string]os.FileMode{keyFile: 0o600, caKeyFile: 0o600, caFile: 0o644} {
+		data, err := os.ReadFile(filepath.Join(s.Join, name))
+		if err != nil {
+			return permission(err)
+		}
+		if err := writeFile(filepath.Join(tmp, name), data, mode); err != nil {
+			return err
+		}
+	}
+	return syncFolder(tmp)
+}
+
+// fill writes everything into tmp that a new manager needs, and returns the enrolment token.
+func (s Setup) fill(ctx context.Context, tmp string) (token string, err error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return "", err
@@ -117,12 +204,11 @@ func fill(ctx context.Context, tmp, dir, listen string, names []string) (token s
 	if err != nil {
 		return "", err
 	}
-	config, err := toml.Marshal(struct {
-		DataDir  string   `toml:"data_dir"`
-		Listen   string   `toml:"listen"`
-		Names    []string `toml:"names" comment:"What clients call this machine in higher_system: DNS names and IP addresses for the\ncertificate, as \"manager.example\", beside its host name and what is in listen."`
-		Database string   `toml:"database"`
-	}{dir, listen, append([]string{}, names...), "sqlite:" + databaseFile})
+	written, database := s.Database, s.Database
+	if database == "" {
+		written, database = "sqlite:"+databaseFile, "sqlite:"+filepath.Join(tmp, databaseFile)
+	}
+	config, err := s.config(written)
 	if err != nil {
 		return "", err
 	}
@@ -141,13 +227,13 @@ func fill(ctx context.Context, tmp, dir, listen string, names []string) (token s
 		{caKeyFile, caKeyPEM, 0o600},
 		{caFile, certToPEM(ca), 0o644},
 		{passwordFile, []byte(password + "\n"), 0o600},
-		{configFile, append(config, configHelp...), 0o600},
+		{configFile, config, 0o600},
 	} {
 		if err := writeFile(filepath.Join(tmp, f.name), f.data, f.mode); err != nil {
 			return "", err
 		}
 	}
-	reg, err := registry.Create(ctx, "sqlite:"+filepath.Join(tmp, databaseFile), registry.Options{Key: key})
+	reg, err := registry.Create(ctx, database, registry.Options{Key: key})
 	if err != nil {
 		return "", err
 	}

@@ -623,10 +623,15 @@ func (t *transaction) lastInForce(way []hostid.ID) (hostid.ID, error) {
 
 // openQueue opens River beside or in the registry's database, and brings its tables up to date.
 func (r *Registry) openQueue(ctx context.Context, config *river.Config) (queue, error) {
-	if r.postgres != "" {
-		pool, err := pgxpool.New(ctx, r.postgres)
+	if r.postgres != nil {
+		settings, err := pgxpool.ParseConfig("")
 		if err != nil {
-			return queue{}, errors.New("the database's address cannot be read") // the error may quote a password
+			return queue{}, err
+		}
+		settings.ConnConfig = r.postgres.Copy()
+		pool, err := pgxpool.NewWithConfig(ctx, settings)
+		if err != nil {
+			return queue{}, err
 		}
 		config.Schema = riverSchema
 		var q queue

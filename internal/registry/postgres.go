@@ -41,8 +41,8 @@ const postgresProgram = "samehost-manager"
 // postgresMark is the comment on the table assets that marks a database as a registry's. The first migration sets it.
 const postgresMark = "samehost registry"
 
-// isPostgres reports whether a DSN names a PostgreSQL database.
-func isPostgres(dsn string) bool {
+// IsPostgres reports whether a DSN names a PostgreSQL database.
+func IsPostgres(dsn string) bool {
 	return strings.HasPrefix(dsn, "postgres:") || strings.HasPrefix(dsn, "postgresql:")
 }
 
@@ -139,43 +139,84 @@ func postgresDatabase(dsn string) (*database, error) {
 		return db
 	}
 	return &database{
-		name: postgresName(u), readers: connect(), writers: connect(), postgres: dsn,
-		dialect: goose.DialectPostgres, migrations: "migrations/postgres", checkOwner: checkPostgres,
+		name: postgresName(u), readers: connect(), writers: connect(), postgres: c,
+		dialect: goose.DialectPostgres, migrations: "migrations/postgres",
 		snapshot:  &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
 		isolation: sql.LevelSerializable, repeatable: postgresRepeatable,
 		within: func(ctx context.Context) context.Context { return ctx },
 	}, nil
 }
 
-// checkPostgres refuses a database that is another program's, or whose settings break what is promised. One without any
-// table but goose's is being made.
-func checkPostgres(ctx context.Context, db *sql.DB) error {
+// openPostgres opens a database that has our tables.
+func openPostgres(ctx context.Context, dsn string, o Options) (*Registry, error) {
+	d, err := postgresDatabase(dsn)
+	if err != nil {
+		return nil, err
+	}
+	d.checkOwner = func(ctx context.Context, db *sql.DB) error {
+		tables, err := checkPostgres(ctx, db)
+		if err == nil && tables == 0 {
+			err = fmt.Errorf("%w: it has no tables; correct database in manager.toml, or put back a backup", fs.ErrNotExist)
+		}
+		return err
+	}
+	return open(ctx, d, o)
+}
+
+// createPostgres makes our tables in a database that has none, and opens it. Where the tables are there and nobody was
+// ever in them, somebody was interrupted.
+func createPostgres(ctx context.Context, dsn string, o Options) (*Registry, error) {
+	d, err := postgresDatabase(dsn)
+	if err != nil {
+		return nil, err
+	}
+	d.checkOwner = func(ctx context.Context, db *sql.DB) error { _, err := checkPostgres(ctx, db); return err }
+	r, err := open(ctx, d, o)
+	if err != nil {
+		return nil, err
+	}
+	var used bool
+	err = r.readers.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM administrators) OR EXISTS (SELECT 1 FROM tokens) OR EXISTS (SELECT 1 FROM hosts) OR EXISTS (SELECT 1 FROM history)`).Scan(&used)
+	if err == nil && used {
+		err = fmt.Errorf("%w: make another database", ErrNotEmpty)
+	}
+	if err != nil {
+		r.Close()
+		return nil, fmt.Errorf("database %s: %w", d.name, err)
+	}
+	return r, nil
+}
+
+// checkPostgres refuses a database that is another program's, or whose settings break what is promised, and counts the
+// tables in it.
+func checkPostgres(ctx context.Context, db *sql.DB) (tables int, err error) {
 	var version int
 	var encoding, provider, collate, ctype, synchronous string
 	// The catalog's columns differ between releases; as JSON it has those that there are.
-	err := db.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int, pg_encoding_to_char(d.encoding), COALESCE(to_jsonb(d)->>'datlocprovider', 'c'),
+	err = db.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int, pg_encoding_to_char(d.encoding), COALESCE(to_jsonb(d)->>'datlocprovider', 'c'),
 		COALESCE(CASE WHEN to_jsonb(d)->>'datlocprovider' = 'b' THEN to_jsonb(d)->>'datlocale' END, d.datcollate), d.datctype, current_setting('synchronous_commit')
 		FROM pg_database d WHERE d.datname = current_database()`).Scan(&version, &encoding, &provider, &collate, &ctype, &synchronous)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	bytewise := func(s string) bool { return s == "C" || s == "POSIX" }
 	switch {
 	case version < oldestPostgres:
-		return fmt.Errorf("PostgreSQL %d is too old: this program needs %d or later", version/10000, oldestPostgres/10000)
+		return 0, fmt.Errorf("PostgreSQL %d is too old: this program needs %d or later", version/10000, oldestPostgres/10000)
 	case encoding != "UTF8" || provider != "b" && provider != "c" || !bytewise(collate) || provider == "c" && !bytewise(ctype):
-		return fmt.Errorf(`its encoding is %s and its collation %s, but text is to be UTF8 and compared byte by byte: make the database with CREATE DATABASE NAME TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'`, encoding, collate)
+		return 0, fmt.Errorf(`its encoding is %s and its collation %s, but text is to be UTF8 and compared byte by byte: make the database with CREATE DATABASE NAME TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'`, encoding, collate)
 	case synchronous == "off":
-		return errors.New("synchronous_commit is off, and a loss of power would lose what PCs were told is kept: set it to on for this database, with ALTER DATABASE NAME SET synchronous_commit = on")
+		return 0, errors.New("synchronous_commit is off, and a loss of power would lose what PCs were told is kept: set it to on for this database, with ALTER DATABASE NAME SET synchronous_commit = on")
 	}
-	tables, mark, err := postgresTables(ctx, db)
+	mark := ""
+	tables, mark, err = postgresTables(ctx, db)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if tables > 0 && mark != postgresMark {
-		return errors.New("it is another program's; correct database in manager.toml, or " + putBack)
+		return 0, errors.New("it is another program's; correct database in manager.toml, or " + putBack)
 	}
-	return nil
+	return tables, nil
 }
 
 // postgresTables counts the tables in the schema that ours are made in, and reads what marks them as ours.
@@ -280,7 +321,7 @@ func connectionLost(err error) bool {
 	case code != "":
 		return false
 	}
-	var network net.Error
+	var network *net.OpError
 	var connect *pgconn.ConnectError
 	return errors.As(err, &network) || errors.As(err, &connect) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, sql.ErrConnDone) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed)
@@ -321,13 +362,8 @@ func postgresRemedy(err error) string {
 		return "see that the disk of that server is there, has room and works"
 	case code == pgSerialization || code == pgDeadlock:
 		return "others were in the way all the time: do this again"
-	case code == "" && !errors.As(err, new(*pgconn.ConnectError)) && !connectionLost(err):
-		return ""
-	case connectionLost(err):
+	case code != "" && connectionLost(err) || errors.As(err, new(*pgconn.ConnectError)): // other errors of the network are not known to be its
 		return "see that PostgreSQL runs and can be reached from here"
 	}
 	return ""
 }
-
-// errNoTables is what Open says to a PostgreSQL database without our tables, as to a file that is not there.
-var errNoTables = fmt.Errorf("%w: it has no tables; correct database in manager.toml, or put back a backup", fs.ErrNotExist)

@@ -31,6 +31,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/pressly/goose/v3"
 
 	"samehost/internal/checkin"
@@ -80,7 +81,7 @@ type database struct {
 	readers *sql.DB
 	writers *sql.DB
 
-	postgres string // the DSN that River connects with; "" where it has a file of its own (openQueue)
+	postgres *pgx.ConnConfig // what River connects with; nil where it has a file of its own (openQueue)
 
 	dialect    goose.Dialect
 	migrations string // their folder
@@ -101,15 +102,11 @@ var ErrUnknown = errors.New("unknown")
 var migrations embed.FS
 
 // Create makes the tables in the database that dsn names, and opens it. A SQLite file must not exist yet, and becomes
-// readable by its owner only; a PostgreSQL database must be there, and empty.
+// readable by its owner only; a PostgreSQL database must be there, without tables, or with ours and nothing in them: else
+// the error wraps ErrNotEmpty.
 func Create(ctx context.Context, dsn string, o Options) (*Registry, error) {
-	if isPostgres(dsn) {
-		return openPostgres(ctx, dsn, o, func(tables int) error {
-			if tables > 0 {
-				return fmt.Errorf("%w: it has tables; make another database, or use this one as it is", fs.ErrExist)
-			}
-			return nil
-		})
+	if IsPostgres(dsn) {
+		return createPostgres(ctx, dsn, o)
 	}
 	path, err := sqlitePath(dsn)
 	if err != nil {
@@ -129,13 +126,8 @@ func Create(ctx context.Context, dsn string, o Options) (*Registry, error) {
 // date. A database that is not there, or a PostgreSQL database without our tables, wraps fs.ErrNotExist. The caller
 // closes the Registry.
 func Open(ctx context.Context, dsn string, o Options) (*Registry, error) {
-	if isPostgres(dsn) {
-		return openPostgres(ctx, dsn, o, func(tables int) error {
-			if tables == 0 {
-				return errNoTables
-			}
-			return nil
-		})
+	if IsPostgres(dsn) {
+		return openPostgres(ctx, dsn, o)
 	}
 	path, err := sqlitePath(dsn)
 	if err != nil {
@@ -151,26 +143,6 @@ func openSQLite(ctx context.Context, path string, o Options) (*Registry, error) 
 	d, err := sqliteDatabase(path)
 	if err != nil {
 		return nil, err
-	}
-	return open(ctx, d, o)
-}
-
-// openPostgres asks fits whether a database with so many tables is what is wanted.
-func openPostgres(ctx context.Context, dsn string, o Options, fits func(tables int) error) (*Registry, error) {
-	d, err := postgresDatabase(dsn)
-	if err != nil {
-		return nil, err
-	}
-	check := d.checkOwner
-	d.checkOwner = func(ctx context.Context, db *sql.DB) error {
-		if err := check(ctx, db); err != nil {
-			return err
-		}
-		tables, _, err := postgresTables(ctx, db)
-		if err != nil {
-			return err
-		}
-		return fits(tables)
 	}
 	return open(ctx, d, o)
 }

@@ -45,22 +45,14 @@ func Transfer(ctx context.Context, from, to string) (_ []Copied, err error) {
 	} else if other != "" {
 		return nil, fmt.Errorf("database %s is in use by %s: end serve everywhere, then do this again", src.name, other)
 	}
-	if !isPostgres(to) {
+	if !IsPostgres(to) {
 		return src.copyToFile(ctx, to)
 	}
-	dst, err := openPostgres(ctx, to, Options{}, func(int) error { return nil })
+	dst, err := createPostgres(ctx, to, Options{})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	var used bool
-	err = dst.readers.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM administrators) OR EXISTS (SELECT 1 FROM tokens) OR EXISTS (SELECT 1 FROM hosts) OR EXISTS (SELECT 1 FROM history)`).Scan(&used)
-	if err == nil && used {
-		err = fmt.Errorf("%w: make another database for it", ErrNotEmpty)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("database %s: %w", dst.name, err)
-	}
 	return copyAll(ctx, src.database, dst.database)
 }
 
