@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	bin = dir
-	build := exec.Command("go", "build", "-o", dir, "samehost/cmd/amtsim", "samehost/cmd/dcmamtin", "samehost/cmd/samehost-client", "samehost/cmd/samehost-manager")
+	build := exec.Command("go", "build", "-o", dir, "samehost/cmd/amtsim", "samehost/cmd/dcmamtin", "samehost/cmd/samehost-client", "samehost/cmd/samehost-manager", "samehost/cmd/samehost-relay", "samehost/cmd/fleetsim")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
