@@ -168,7 +168,7 @@ func (c *amtsetupShowCmd) Run(ctx context.Context, p *program) error {
 			t.below(text)
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})

@@ -14,11 +14,10 @@ import (
 )
 
 type assetsCmd struct {
-	NotInitialized bool   `help:"Only PCs without initialized memory, and why."`
-	Retired        bool   `help:"Only those that are retired."`
-	Archived       bool   `help:"Only those that are archived."`
-	All            bool   `help:"Also those that are retired or archived."`
-	Lang           string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the reasons: en or ja."`
+	NotInitialized bool `help:"Only PCs without initialized memory, and why."`
+	Retired        bool `help:"Only those that are retired."`
+	Archived       bool `help:"Only those that are archived."`
+	All            bool `help:"Also those that are retired or archived."`
 }
 
 func (c *assetsCmd) Run(ctx context.Context, p *program) error {
@@ -28,7 +27,7 @@ func (c *assetsCmd) Run(ctx context.Context, p *program) error {
 			return err
 		}
 		these := registry.AssetFilter{Retired: c.Retired, Archived: c.Archived, All: c.All, NotInitialized: c.NotInitialized}
-		t := table{columns: []column{{"HOST ID", 32}, {"NAME", 13}, {"STATE", 8}, {"INIT", 3}, {"CHECK-IN", 16}}}
+		t := table{columns: []column{{"HOST ID", 32}, {"NAME", 12}, {"STATE", 8}, {"INIT", 4}, {"CHECK-IN", 16}}}
 		for _, a := range assets {
 			if !these.Shows(a.Asset) {
 				continue
@@ -39,9 +38,9 @@ func (c *assetsCmd) Run(ctx context.Context, p *program) error {
 				}
 				continue
 			}
-			t.add(a.HostID.String(), a.Name, string(a.State), yesNo(a.Initialized), when(a.LastCheckin))
+			t.add(a.HostID.String(), a.Name, string(a.State), p.yesNo(a.Initialized), when(a.LastCheckin))
 			if c.NotInitialized && a.Initialization != nil {
-				t.below(attemptText(*a.Initialization, c.Lang))
+				t.below(attemptText(*a.Initialization, p.lang))
 			}
 		}
 		if c.NotInitialized {
@@ -56,12 +55,12 @@ func (c *assetsCmd) Run(ctx context.Context, p *program) error {
 					}
 					continue
 				}
-				t.add("-", u.Name, string(u.State), yesNo(&u.Initialized), when(time.Time{}))
-				t.below(attemptText(u.Initialization, c.Lang))
+				t.add("-", u.Name, string(u.State), p.yesNo(&u.Initialized), when(time.Time{}))
+				t.below(attemptText(u.Initialization, p.lang))
 			}
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})
@@ -84,8 +83,7 @@ func (p *program) withInitializations(ctx context.Context, f func(*registry.Regi
 }
 
 // attemptText tells an attempt to initialize a PC: when, by whom, what came of it.
-func attemptText(i registry.Initialization, lang string) string {
-	l := registry.Language(lang)
+func attemptText(i registry.Initialization, l registry.Language) string {
 	text := map[registry.Language]struct{ by, ok, already, name string }{
 		registry.English:  {"%s, %s on %s: ", "initialized", "was initialized already", " (told by its name)"},
 		registry.Japanese: {"%s %[3]s の %[2]s が実行: ", "初期設定しました", "初期設定済みでした", " (ホスト名で特定)"},
@@ -108,14 +106,14 @@ func attemptText(i registry.Initialization, lang string) string {
 	return s
 }
 
-func yesNo(b *bool) string {
+func (p *program) yesNo(b *bool) string {
 	switch {
 	case b == nil:
 		return "?"
 	case *b:
-		return "yes"
+		return p.in("yes")
 	default:
-		return "no"
+		return p.in("no")
 	}
 }
 
@@ -129,7 +127,6 @@ func (h *hostArg) UnmarshalText(b []byte) error {
 
 type assetCmd struct {
 	HostID hostArg `arg:"" name:"hostid" help:"Any host ID of the asset, 32 hex digits."`
-	Lang   string  `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the history: en or ja."`
 }
 
 func (c *assetCmd) Run(ctx context.Context, p *program) error {
@@ -150,9 +147,9 @@ func (c *assetCmd) Run(ctx context.Context, p *program) error {
 			return p.printJSON(struct {
 				manager.AssetWithOrders
 				History []manager.Event `json:"history"`
-			}{manager.AssetWithOrders{AssetDetail: a, Orders: append([]registry.Order{}, orders...)}, manager.Events(events, registry.Language(c.Lang))})
+			}{manager.AssetWithOrders{AssetDetail: a, Orders: append([]registry.Order{}, orders...)}, manager.Events(events, p.lang)})
 		}
-		p.printAsset(a, orders, events[max(0, len(events)-5):], registry.Language(c.Lang))
+		p.printAsset(a, orders, events[max(0, len(events)-5):])
 		return nil
 	})
 }
@@ -164,33 +161,35 @@ func unknownHost(err error) error {
 	return err
 }
 
-func (p *program) printAsset(a registry.AssetDetail, orders []registry.Order, last []registry.Event, lang registry.Language) {
+func (p *program) printAsset(a registry.AssetDetail, orders []registry.Order, last []registry.Event) {
+	width := map[registry.Language]int{registry.English: 16, registry.Japanese: 17}[p.lang]
+	label := func(name string) string { return fit(name, width) }
 	row := func(name, value string) {
 		if value != "" {
-			p.paragraph(fit(name, 16), value)
+			p.paragraph(label(name), value)
 		}
 	}
-	row("host ID", a.HostID.String())
-	row("name", a.Name)
+	row(p.in("host ID"), a.HostID.String())
+	row(p.in("name"), a.Name)
 	row("FQDN", a.Seen.FQDN)
-	row("state", string(a.State))
+	row(p.in("state"), string(a.State))
 	if m := a.Maintenance; m != nil {
-		row("", maintenanceText(*m, a.HeardSince, lang))
+		row("", maintenanceText(*m, a.HeardSince, p.lang))
 	}
-	row("initialized", yesNo(a.Initialized))
+	row(p.in("initialized"), p.yesNo(a.Initialized))
 	if i := a.Initialization; i != nil {
-		row("last attempt", attemptText(*i, string(lang)))
+		row(p.in("last attempt"), attemptText(*i, p.lang))
 		for _, r := range amtinit.Reasons() {
 			if string(r.Code) == i.Reason {
-				row("what to do", r.Remedy.In(amtinit.Lang(lang)))
+				row(p.in("what to do"), r.Remedy.In(amtinit.Lang(p.lang)))
 			}
 		}
 	}
-	row("last check-in", when(a.LastCheckin))
-	row("addresses", strings.Join(a.Seen.Addresses, ", "))
-	row("system", a.Seen.Versions.OS)
-	row("client", a.Seen.Versions.Client)
-	row("origin", string(a.Seen.Origin))
+	row(p.in("last check-in"), when(a.LastCheckin))
+	row(p.in("addresses"), strings.Join(a.Seen.Addresses, ", "))
+	row(p.in("system"), a.Seen.Versions.OS)
+	row(p.in("client"), a.Seen.Versions.Client)
+	row(p.in("origin"), string(a.Seen.Origin))
 	for _, s := range a.Seen.Stores {
 		text := s.Name + ": " + s.State
 		if !s.HostID.IsZero() {
@@ -199,55 +198,58 @@ func (p *program) printAsset(a registry.AssetDetail, orders []registry.Order, la
 		if s.Error != "" {
 			text += ": " + s.Error
 		}
-		row("store", text)
+		row(p.in("store"), text)
 	}
-	row("system UUID", a.Facts.SystemUUID)
-	row("system serial", a.Facts.SystemSerial)
-	row("board serial", a.Facts.BoardSerial)
-	row("chassis serial", a.Facts.ChassisSerial)
+	row(p.in("system UUID"), a.Facts.SystemUUID)
+	row(p.in("system serial"), a.Facts.SystemSerial)
+	row(p.in("board serial"), a.Facts.BoardSerial)
+	row(p.in("chassis serial"), a.Facts.ChassisSerial)
 	for _, d := range a.Facts.Disks {
 		text := d.Serial
 		if d.System {
-			text += " (system)"
+			text += p.in(" (system)")
 		}
-		row("disk", text)
+		row(p.in("disk"), text)
 	}
 	for _, n := range a.Facts.NICs {
 		text := n.MAC
 		if n.Onboard {
-			text += " (onboard)"
+			text += p.in(" (onboard)")
 		}
-		row("network", text)
+		row(p.in("network"), text)
 	}
 	for _, h := range a.Hosts {
 		text := h.HostID.String()
 		if h.Enrolled.IsZero() {
-			text += " never enrolled"
+			text += p.in(" never enrolled")
 		} else {
-			text += " enrolled " + when(h.Enrolled)
+			text += p.in(" enrolled %s", when(h.Enrolled))
 		}
 		if h.ReplacedBy != "" {
-			text += ", replaced by " + h.ReplacedBy
+			text += p.in(", replaced by %s", h.ReplacedBy)
 		}
 		if h.CopyOf != "" {
-			text += ", copy of " + h.CopyOf
+			text += p.in(", copy of %s", h.CopyOf)
 		}
 		if h.Blocked {
-			text += ", blocked"
+			text += p.in(", blocked")
 		}
-		row("had host ID", text)
+		row(p.in("had host ID"), text)
 	}
 	for _, b := range a.Predecessors {
-		row("predecessor", predecessorText(b, lang))
+		row(p.in("predecessor"), predecessorText(b, p.lang))
 	}
 	for _, c := range a.Open {
-		row(fmt.Sprint("conflict ", c.ID), c.Sentence(lang))
+		row(p.in("conflict %d", c.ID), c.Sentence(p.lang))
+		if c.Status == registry.Parked {
+			row("", p.in("waits until deletion %d is taken back", c.ParkedBy))
+		}
 	}
 	for _, o := range orders {
-		row("order", o.Sentence(lang))
-		p.paragraph(fit("", 16), orderState(o, lang))
+		row(p.in("order"), o.Sentence(p.lang))
+		p.paragraph(label(""), orderState(o, p.lang))
 	}
 	for _, e := range last {
-		p.paragraph(when(e.At)+"  ", e.Sentence(lang))
+		p.paragraph(when(e.At)+"  ", e.Sentence(p.lang))
 	}
 }

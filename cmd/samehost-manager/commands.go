@@ -189,7 +189,7 @@ func (c *tokenListCmd) Run(ctx context.Context, p *program) error {
 			t.add(tok.ID, tok.State, fmt.Sprint(tok.Uses), when(tok.Created), tok.Note)
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})
@@ -219,7 +219,6 @@ func (c *tokenRevokeCmd) Run(ctx context.Context, p *program) error {
 
 type historyCmd struct {
 	HostID *hostArg `arg:"" optional:"" name:"hostid" help:"Only of the asset that has or had this host ID."`
-	Lang   string   `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the sentences: en or ja."`
 }
 
 func (c *historyCmd) Run(ctx context.Context, p *program) error {
@@ -234,7 +233,7 @@ func (c *historyCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return unknownHost(err)
 		}
-		for _, e := range manager.Events(events, registry.Language(c.Lang)) {
+		for _, e := range manager.Events(events, p.lang) {
 			if p.json {
 				if err := p.printJSON(e); err != nil {
 					return err

@@ -18,9 +18,8 @@ type conflictsCmd struct {
 }
 
 type conflictsListCmd struct {
-	Closed bool   `help:"Those that are closed, the one closed last first."`
-	Limit  int    `default:"100" placeholder:"N" help:"With --closed: so many (default: 100)."`
-	Lang   string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the sentences: en or ja."`
+	Closed bool `help:"Those that are closed, the one closed last first."`
+	Limit  int  `default:"100" placeholder:"N" help:"With --closed: so many (default: 100)."`
 }
 
 func (c *conflictsListCmd) Run(ctx context.Context, p *program) error {
@@ -35,7 +34,7 @@ func (c *conflictsListCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return err
 		}
-		for _, k := range manager.Conflicts(conflicts, registry.Language(c.Lang)) {
+		for _, k := range manager.Conflicts(conflicts, p.lang) {
 			if p.json {
 				if err := p.printJSON(k); err != nil {
 					return err
@@ -53,13 +52,12 @@ func (c *conflictsListCmd) Run(ctx context.Context, p *program) error {
 }
 
 type conflictsShowCmd struct {
-	ID   int64  `arg:"" name:"id" help:"Number of the conflict, as conflicts list shows it."`
-	Lang string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the sentences: en or ja."`
+	ID int64 `arg:"" name:"id" help:"Number of the conflict, as conflicts list shows it."`
 }
 
 func (c *conflictsShowCmd) Run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		k, err := manager.ShowConflict(ctx, reg, c.ID, true, registry.Language(c.Lang))
+		k, err := manager.ShowConflict(ctx, reg, c.ID, true, p.lang)
 		if err != nil {
 			return err
 		}
@@ -74,19 +72,20 @@ func (c *conflictsShowCmd) Run(ctx context.Context, p *program) error {
 				return err
 			}
 		}
-		p.printConflict(k, names, registry.Language(c.Lang))
+		p.printConflict(k, names, p.lang)
 		return nil
 	})
 }
 
 // conflictWords are the words beside the values of a conflict.
 var conflictWords = map[registry.Language]struct {
-	conflict, status, opened, closed, hostID, otherID, copies, what, fact, state, known, reported, rule, mode, byHand, decided, undone, order, none, acknowledged, void, waits string
-	states                                                                                                                                                                     map[string]string
+	conflict, status, opened, closed, hostID, otherID, copies, what, fact, state, known, reported, rule, mode, byHand, parked, decided, undone, order, none, acknowledged, void, waits string
+	states                                                                                                                                                                             map[string]string
 }{
 	registry.English: {
 		conflict: "conflict", status: "status", opened: "opened", closed: "closed", hostID: "host ID", otherID: "other host ID", copies: "copy of it", what: "what happened",
 		fact: "FACT", state: "STATE", known: "KNOWN", reported: "REPORTED", rule: "rule", mode: "[rule %s: %s]", byHand: "proposal",
+		parked:  "samehost-manager restore %d asks again: an asset that it is about is deleted",
 		decided: "%s by %s: %s", undone: "undone %s by %s", order: "order", none: "will be given with the next report of the PC",
 		acknowledged: "acknowledged %s under host ID %s", void: "void since %s", waits: "given %s, not acknowledged yet",
 		states: map[string]string{registry.Equal: "equal", registry.Different: "different", registry.IsPlaceholder: "placeholder", registry.IsUnknown: "unknown"},
@@ -94,6 +93,7 @@ var conflictWords = map[registry.Language]struct {
 	registry.Japanese: {
 		conflict: "競合", status: "状態", opened: "発生日時", closed: "終了日時", hostID: "ホスト識別子", otherID: "相手の識別子", copies: "複製", what: "内容",
 		fact: "情報", state: "比較", known: "登録済み", reported: "報告", rule: "規則", mode: "[規則 %s: %s]", byHand: "解決案",
+		parked:  "関係する資産が削除されています。samehost-manager restore %d で再び未解決になります",
 		decided: "%s %s: %s", undone: "%s に %s が取り消し", order: "指示", none: "PC の次の報告に対して送ります",
 		acknowledged: "%s にホスト識別子 %s で確認", void: "%s に無効", waits: "%s に送信、未確認",
 		states: map[string]string{registry.Equal: "一致", registry.Different: "不一致", registry.IsPlaceholder: "無効値", registry.IsUnknown: "不明"},
@@ -111,6 +111,9 @@ func (p *program) printConflict(k manager.Conflict, names map[hostid.ID]string, 
 	}
 	row(w.conflict, fmt.Sprint(k.ID, " ", k.Kind))
 	row(w.status, string(k.Status))
+	if k.ParkedBy != 0 {
+		row("", fmt.Sprintf(w.parked, k.ParkedBy))
+	}
 	row(w.opened, when(k.Opened))
 	if !k.Closed.IsZero() {
 		row(w.closed, when(k.Closed))
@@ -129,7 +132,7 @@ func (p *program) printConflict(k manager.Conflict, names map[hostid.ID]string, 
 			t.add(f.Fact, w.states[f.State], orDash(f.Known), orDash(f.Reported))
 		}
 		fmt.Fprintln(p.stdout)
-		t.print(p.stdout)
+		p.table(t)
 		fmt.Fprintln(p.stdout)
 	}
 	proposal := k.ProposalSentence
@@ -183,12 +186,11 @@ type conflictsResolveCmd struct {
 	ID     int64  `arg:"" name:"id" help:"Number of the conflict, as conflicts list shows it."`
 	Verb   string `arg:"" name:"verb" enum:"merge,keep-both,block" help:"merge: one PC. keep-both: two PCs. block: its reports change nothing."`
 	DryRun bool   `help:"Only say what it would do."`
-	Lang   string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the sentences: en or ja."`
 }
 
 func (c *conflictsResolveCmd) Run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		l, verb := registry.Language(c.Lang), registry.Verb(c.Verb)
+		l, verb := p.lang, registry.Verb(c.Verb)
 		preview, err := manager.PreviewConflict(ctx, reg, c.ID, verb, l)
 		if err != nil {
 			return withUndo(err, c.ID)
@@ -222,8 +224,8 @@ func withUndo(err error, id int64) error {
 
 func (p *program) printStatus(k manager.Conflict, l registry.Language) {
 	text := map[registry.Language]map[registry.Status]string{
-		registry.English:  {registry.Waiting: "is open again", registry.Ordered: "is decided; it closes when the PCs have acknowledged", registry.Closed: "is decided and closed"},
-		registry.Japanese: {registry.Waiting: "は再び未解決です", registry.Ordered: "を解決しました。PC の確認後に終了します", registry.Closed: "を解決し、終了しました"},
+		registry.English:  {registry.Waiting: "is open again", registry.Ordered: "is decided; it closes when the PCs have acknowledged", registry.Closed: "is decided and closed", registry.Parked: "waits until the asset that it is about is restored"},
+		registry.Japanese: {registry.Waiting: "は再び未解決です", registry.Ordered: "を解決しました。PC の確認後に終了します", registry.Closed: "を解決し、終了しました", registry.Parked: "は、関係する資産が復元されるまで保留します"},
 	}[l][k.Status]
 	if l == registry.Japanese {
 		p.paragraph("", fmt.Sprintf("競合 %d %s。", k.ID, text))
@@ -233,20 +235,19 @@ func (p *program) printStatus(k manager.Conflict, l registry.Language) {
 }
 
 type conflictsUndoCmd struct {
-	ID   int64  `arg:"" name:"id" help:"Number of the conflict, as conflicts list --closed shows it."`
-	Lang string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the sentences: en or ja."`
+	ID int64 `arg:"" name:"id" help:"Number of the conflict, as conflicts list --closed shows it."`
 }
 
 func (c *conflictsUndoCmd) Run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		k, err := manager.UndoConflict(ctx, reg, c.ID, systemUser(), registry.Language(c.Lang))
+		k, err := manager.UndoConflict(ctx, reg, c.ID, systemUser(), p.lang)
 		if err != nil {
 			return err
 		}
 		if p.json {
 			return p.printJSON(k)
 		}
-		p.printStatus(k, registry.Language(c.Lang))
+		p.printStatus(k, p.lang)
 		return nil
 	})
 }

@@ -24,7 +24,6 @@ type initializeCmd struct {
 	Parallel       int      `placeholder:"N" help:"PCs at a time on each route, 1 to 4096 (default: 1024)."`
 	NoWait         bool     `help:"Start it and end; initializations show tells how far it is."`
 	Progress       string   `enum:"auto,plain,none" default:"auto" help:"Bar, lines or nothing while it runs: auto, plain or none."`
-	Lang           string   `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language: en or ja."`
 }
 
 // errNotAll says that a run ended, and not well for every PC; the table has said the rest.
@@ -55,10 +54,10 @@ func (c *initializeCmd) Run(ctx context.Context, p *program) error {
 		}
 	}
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		l := registry.Language(c.Lang)
+		l := p.lang
 		run, err := manager.StartRun(ctx, reg, n, "", systemUser(), l)
 		if errors.Is(err, registry.ErrNoTargets) && c.RetryFailed {
-			fmt.Fprintln(p.stdout, textNothingFailed.In(amtinit.Lang(c.Lang)))
+			fmt.Fprintln(p.stdout, textNothingFailed.In(amtinit.Lang(p.lang)))
 			return nil
 		}
 		if err != nil {
@@ -71,7 +70,7 @@ func (c *initializeCmd) Run(ctx context.Context, p *program) error {
 			if p.json {
 				return p.printJSON(run)
 			}
-			fmt.Fprintf(p.stdout, textStarted.In(amtinit.Lang(c.Lang))+"\n", run.ID, run.Targets, run.ID)
+			fmt.Fprintf(p.stdout, textStarted.In(amtinit.Lang(p.lang))+"\n", run.ID, run.Targets, run.ID)
 			return nil
 		}
 		return p.watchRun(ctx, reg, run.Run, c.Progress, l)
@@ -177,7 +176,7 @@ func (p *program) printRun(run manager.Run, l registry.Language) error {
 		}
 		t.add(r.Route, state, fmt.Sprintf("%d/%d", r.Done, r.Targets), fmt.Sprint(r.Failed))
 	}
-	t.print(p.stdout)
+	p.table(t)
 	var rows []terminal.Row
 	for _, r := range run.Table {
 		rows = append(rows, terminal.Row{Count: r.Count, ID: shown(strings.TrimSpace(r.MessageID)), Cause: shown(r.Cause), Remedy: shown(r.Remedy), Hosts: r.Hosts})
@@ -234,7 +233,7 @@ func (c *runListCmd) Run(ctx context.Context, p *program) error {
 			}
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})
@@ -246,7 +245,6 @@ type runShowCmd struct {
 	Targets  bool   `help:"List its PCs with what became of each."`
 	Outcome  string `placeholder:"WORD" help:"Of those, only initialized, already, or a reason."`
 	Progress string `enum:"auto,plain,none" default:"auto" help:"With --follow: auto, plain or none."`
-	Lang     string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language: en or ja."`
 }
 
 func (c *runShowCmd) Run(ctx context.Context, p *program) error {
@@ -255,7 +253,7 @@ func (c *runShowCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return unknownRun(err)
 		}
-		l := registry.Language(c.Lang)
+		l := p.lang
 		switch {
 		case c.Targets:
 			return p.printTargets(ctx, reg, c.ID, c.Outcome)
@@ -291,7 +289,7 @@ func (p *program) printTargets(ctx context.Context, reg *registry.Registry, id i
 		}
 	}
 	if !p.json {
-		t.print(p.stdout)
+		p.table(t)
 	}
 	return nil
 }

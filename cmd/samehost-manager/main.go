@@ -46,6 +46,7 @@ const (
 type cli struct {
 	Config  string           `placeholder:"FILE" default:"${config}" help:"Read this instead of ${config}."`
 	JSON    bool             `name:"json" help:"Print JSON; serve: log in JSON."`
+	Lang    string           `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of what is printed: en or ja."`
 	Version kong.VersionFlag `help:"Print the version."`
 
 	Init         initCmd         `cmd:"" group:"run" help:"Make a data folder: keys, CA, database, first token." example:"init --data-dir /var/lib/samehost; init --data-dir /srv/mgr --listen :8740 --name mgr.example"`
@@ -97,6 +98,7 @@ Exit codes: 0 done, 1 not done (standard error says why), 2 wrong command line.`
 type program struct {
 	config string // path of the file
 	json   bool
+	lang   registry.Language
 	stdout *bufio.Writer
 	stderr io.Writer
 }
@@ -119,7 +121,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		p.say(fmt.Errorf("%w; see samehost-manager --help", err))
 		return exitUsage
 	}
-	p.config, p.json = c.Config, c.JSON
+	p.config, p.json, p.lang = c.Config, c.JSON, registry.Language(c.Lang)
 	line.BindTo(ctx, (*context.Context)(nil))
 	if err = line.Run(p); err == nil {
 		err = p.stdout.Flush()

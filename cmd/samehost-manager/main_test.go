@@ -9,11 +9,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -381,6 +385,69 @@ func TestHelpIsOneScreen(t *testing.T) {
 	check(newParser(&cli{}, io.Discard, io.Discard, func(int) {}).Model.Node)
 	if commands < 10 {
 		t.Errorf("%d commands looked at", commands)
+	}
+}
+
+// Every text that is printed in the language that is asked for has a Japanese one, which takes the same arguments; none is left over.
+func TestTextsAreTranslated(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	must(t, err)
+	used := map[string]bool{}
+	text := func(e ast.Expr) {
+		if lit, ok := e.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+			s, err := strconv.Unquote(lit.Value)
+			must(t, err)
+			used[s] = true
+		}
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		must(t, err)
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				if s, ok := n.Fun.(*ast.SelectorExpr); ok && s.Sel.Name == "in" {
+					text(n.Args[0])
+				}
+			case *ast.CompositeLit: // []column{{"HEAD", 32}}
+				if a, ok := n.Type.(*ast.ArrayType); ok && fmt.Sprint(a.Elt) == "column" {
+					for _, e := range n.Elts {
+						text(e.(*ast.CompositeLit).Elts[0])
+					}
+				}
+			}
+			return true
+		})
+	}
+	verbs := regexp.MustCompile(`%(\[\d\])?[sd]`)
+	for s := range used {
+		ja, ok := japanese[s]
+		if !ok {
+			t.Errorf("no Japanese for %q", s)
+		}
+		args := []any{"1", "2", "3", "4"}[:0]
+		for range verbs.FindAllString(s, -1) {
+			args = append(args, 7)
+		}
+		if strings.Contains(s, "%[3]s") {
+			args = args[:3]
+		} else if strings.Contains(s, "%[2]d") {
+			args = args[:2]
+		}
+		for _, l := range []string{s, ja} {
+			if out := strings.ReplaceAll(fmt.Sprintf(l, args...), "%!s(int=7)", "7"); strings.Contains(out, "%!") {
+				t.Errorf("%q: %s", s, out)
+			}
+		}
+	}
+	for s := range japanese {
+		if !used[s] {
+			t.Errorf("%q is printed nowhere", s)
+		}
 	}
 }
 

@@ -78,7 +78,7 @@ func (c *deleteCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return remedied(err)
 		}
-		return p.printMaintenance(m, fmt.Sprintf("%s is deleted: deletion %d. Nothing of it is erased; samehost-manager restore %d brings all of it back, and so does the next check-in of its PC.", m.Name, m.ID, m.ID))
+		return p.printMaintenance(m, p.in("%s is deleted: deletion %[2]d. Nothing of it is erased; samehost-manager restore %[2]d brings all of it back, and so does the next check-in of its PC.", m.Name, m.ID))
 	})
 }
 
@@ -104,7 +104,7 @@ func (c *restoreCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return remedied(err)
 		}
-		return p.printMaintenance(m, fmt.Sprintf("%s is restored.", m.Name))
+		return p.printMaintenance(m, p.in("%s is restored.", m.Name))
 	})
 }
 
@@ -135,7 +135,7 @@ func (c *deletionsCmd) Run(ctx context.Context, p *program) error {
 			t.below(joinedIDs(m.HostIDs))
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})
@@ -165,7 +165,7 @@ func (c *retireCmd) Run(ctx context.Context, p *program) error {
 			if err != nil {
 				return remedied(err)
 			}
-			return p.printMaintenance(m, fmt.Sprintf("%s is retired no longer.", m.Name))
+			return p.printMaintenance(m, p.in("%s is retired no longer.", m.Name))
 		}
 		var clear *amtinit.Options
 		if c.ClearAMT {
@@ -186,17 +186,17 @@ func (c *retireCmd) Run(ctx context.Context, p *program) error {
 			return p.printJSON(done)
 		}
 		if cleared := done.Cleared; cleared != nil {
-			text := "Our application is removed from its AMT at " + cleared.Address + "."
+			text := p.in("Our application is removed from its AMT at %s.", cleared.Address)
 			if !cleared.Removed {
-				text = "Its AMT at " + cleared.Address + " holds nothing of ours."
+				text = p.in("Its AMT at %s holds nothing of ours.", cleared.Address)
 			}
 			p.paragraph("", text)
 			if len(cleared.Left) > 0 {
-				p.say(fmt.Sprintf("an application of our names stays there, under enterprise %s: [amt] enterprise in %s names another", strings.Join(cleared.Left, ", "), p.config))
+				p.say(p.in("an application of our names stays there, under enterprise %s: [amt] enterprise in %s names another", strings.Join(cleared.Left, ", "), p.config))
 			}
 		}
 		if m := done.Retired; m != nil {
-			p.paragraph("", fmt.Sprintf("%s is retired. If its PC should check in it is served, and stays retired; samehost-manager retire --undo takes that back.", m.Name))
+			p.paragraph("", p.in("%s is retired. If its PC should check in it is served, and stays retired; samehost-manager retire --undo takes that back.", m.Name))
 		}
 		return nil
 	})
@@ -250,13 +250,13 @@ func (c *replaceCmd) Run(ctx context.Context, p *program) error {
 			if err != nil {
 				return remedied(err)
 			}
-			return p.printMaintenance(m, fmt.Sprintf("%s is an asset of its own again.", m.Name))
+			return p.printMaintenance(m, p.in("%s is an asset of its own again.", m.Name))
 		}
 		m, err := reg.Replace(ctx, c.Old.ID, c.New.ID, operator())
 		if err != nil {
 			return remedied(err)
 		}
-		return p.printMaintenance(m, fmt.Sprintf("Host ID %s took the place of %s (host ID %s), which is retired. Its history is the new PC's too; nothing that the old PC reports changes what is known of the new one. samehost-manager replace --undo %s takes that back.", c.New.ID, m.Name, c.Old.ID, c.Old.ID))
+		return p.printMaintenance(m, p.in("Host ID %s took the place of %s (host ID %[3]s), which is retired. Its history is the new PC's too; nothing that the old PC reports changes what is known of the new one. samehost-manager replace --undo %[3]s takes that back.", c.New.ID, m.Name, c.Old.ID))
 	})
 }
 
@@ -278,18 +278,18 @@ func (c *archiveCmd) Run(ctx context.Context, p *program) error {
 			return p.printJSON(done)
 		}
 		if len(done.Assets) > 0 && done.ContactDays < c.OlderThan {
-			p.say(fmt.Sprintf("check-ins came on %d of these %d days only; on the others nobody could be heard", done.ContactDays, c.OlderThan))
+			p.say(p.in("check-ins came on %d of these %d days only; on the others nobody could be heard", done.ContactDays, c.OlderThan))
 		}
 		t := table{columns: []column{{"HOST ID", 32}, {"NAME", 20}, {"CHECK-IN", 16}}}
 		for _, a := range done.Assets {
 			t.add(a.HostID.String(), a.Name, when(a.LastCheckin))
 		}
-		t.print(p.stdout)
-		text := "%d archived; each comes back with its next check-in, or with samehost-manager restore.\n"
+		p.table(t)
+		text := p.in("%d archived; each comes back with its next check-in, or with samehost-manager restore.", len(done.Assets))
 		if c.DryRun {
-			text = "%d would be archived.\n"
+			text = p.in("%d would be archived.", len(done.Assets))
 		}
-		fmt.Fprintf(p.stdout, text, len(done.Assets))
+		p.paragraph("", text)
 		return nil
 	})
 }
@@ -326,10 +326,10 @@ func (c *duplicatesListCmd) Run(ctx context.Context, p *program) error {
 				continue
 			}
 			t.add(d.HostID.String(), d.Name, string(d.State))
-			t.below(fmt.Sprintf("may be %s %s (%s): %s", d.Other, d.OtherName, d.OtherState, strings.Join(d.Values, " ")))
+			t.below(p.in("may be %s %s (%s): %s", d.Other, d.OtherName, d.OtherState, strings.Join(d.Values, " ")))
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})
@@ -345,11 +345,11 @@ type pairArgs struct {
 }
 
 func (c *duplicatesMergeCmd) Run(ctx context.Context, p *program) error {
-	return c.decide(ctx, p, registry.Merge, "They are one asset from now on.")
+	return c.decide(ctx, p, registry.Merge, p.in("They are one asset from now on."))
 }
 
 func (c *duplicatesKeepCmd) Run(ctx context.Context, p *program) error {
-	return c.decide(ctx, p, registry.KeepBoth, "They stay two assets, and are not proposed again.")
+	return c.decide(ctx, p, registry.KeepBoth, p.in("They stay two assets, and are not proposed again."))
 }
 
 func (c *pairArgs) decide(ctx context.Context, p *program, verb registry.Verb, text string) error {
@@ -361,7 +361,7 @@ func (c *pairArgs) decide(ctx context.Context, p *program, verb registry.Verb, t
 		if p.json {
 			return p.printJSON(r)
 		}
-		p.paragraph("", fmt.Sprintf("%s samehost-manager conflicts undo %d takes that back.", text, r.Conflict))
+		p.paragraph("", p.in("%s samehost-manager conflicts undo %d takes that back.", text, r.Conflict))
 		return nil
 	})
 }

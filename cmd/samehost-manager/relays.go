@@ -37,7 +37,7 @@ func (c *relaysCmd) Run(ctx context.Context, p *program) error {
 			t.below(strings.Join(relayLines(r, names), "; "))
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})

@@ -14,9 +14,7 @@ type rulesCmd struct {
 	Set  rulesSetCmd  `cmd:"" help:"Set what a rule may do: off, observe or enforce." example:"rules set same-board enforce; rules set other-board off"`
 }
 
-type rulesListCmd struct {
-	Lang string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of the explanations: en or ja."`
-}
+type rulesListCmd struct{}
 
 func (c *rulesListCmd) Run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
@@ -33,10 +31,10 @@ func (c *rulesListCmd) Run(ctx context.Context, p *program) error {
 				continue
 			}
 			t.add(u.Name, string(u.Mode), when(u.Changed), orDash(u.Who))
-			t.below(u.Sentence(registry.Language(c.Lang)))
+			t.below(u.Sentence(p.lang))
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})
@@ -87,7 +85,7 @@ func (c *placeholdersListCmd) Run(ctx context.Context, p *program) error {
 			t.add(h.Kind, h.Pattern, when(h.Added), h.Who)
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})
@@ -156,7 +154,7 @@ func (c *placeholdersSuggestCmd) Run(ctx context.Context, p *program) error {
 			t.add(s.Kind, s.Value, fmt.Sprint(s.Assets))
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})

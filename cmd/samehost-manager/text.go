@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"time"
 	"unicode"
@@ -109,7 +108,9 @@ func (t *table) below(text string) {
 	t.notes[len(t.rows)-1] = text
 }
 
-func (t *table) print(w io.Writer) {
+// table prints one, with its heads in the language that is asked for.
+func (p *program) table(t table) {
+	w := p.stdout
 	line := func(cells []string) {
 		var b strings.Builder
 		for i, c := range t.columns {
@@ -140,10 +141,7 @@ func (t *table) print(w io.Writer) {
 	}
 	heads := make([]string, len(t.columns))
 	for i, c := range t.columns {
-		heads[i] = c.head
-		if columns(c.head) > c.width {
-			heads[i] = c.head[:c.width]
-		}
+		heads[i] = p.in(c.head)
 	}
 	line(heads)
 	for i, r := range t.rows {

@@ -138,7 +138,7 @@ func (c *userListCmd) Run(ctx context.Context, p *program) error {
 			t.add(a.Name, when(a.Created), when(a.Changed))
 		}
 		if !p.json {
-			t.print(p.stdout)
+			p.table(t)
 		}
 		return nil
 	})
