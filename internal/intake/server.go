@@ -31,6 +31,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -152,7 +153,7 @@ func (s *Server) Serve(l net.Listener) error {
 	s.mu.Unlock()
 	failed := make(chan error, 1)
 	go func() { failed <- s.accept(l) }()
-	go s.renewTickets()
+	go s.keep()
 	err := s.http.Serve(queue{s, l.Addr()})
 	if !errors.Is(err, http.ErrServerClosed) { // accept has failed
 		err = <-failed
@@ -179,6 +180,35 @@ func (s *Server) close() {
 	for _, waiting := range []*list.List{s.greeting, s.parked} {
 		for e := waiting.Front(); e != nil; e = e.Next() {
 			e.Value.(*conn).wire.Close()
+		}
+	}
+}
+
+const (
+	// keepEvery is how often a server looks after itself.
+	keepEvery = 15 * time.Second
+	// A burst is this many connections; after one it is quiet when no tenth of it came within keepEvery. What a burst took
+	// in memory is given back then: where nothing happens the runtime would wait for minutes.
+	burst = 2000
+)
+
+// keep goes with the days, and tidies up after bursts, until the server ends.
+func (s *Server) keep() {
+	look := time.NewTicker(keepEvery)
+	defer look.Stop()
+	var before, tidied uint64
+	for {
+		select {
+		case now := <-look.C:
+			s.tickets.renew(s.tls, now)
+			n := s.count.opened.Load() + s.count.woken.Load()
+			if n-tidied >= burst && n-before < burst/10 {
+				debug.FreeOSMemory()
+				tidied = n
+			}
+			before = n
+		case <-s.ended:
+			return
 		}
 	}
 }

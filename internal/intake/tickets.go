@@ -47,17 +47,3 @@ func (t *tickets) key(day int64) (key [32]byte) {
 	copy(key[:], b)
 	return key
 }
-
-// renewTickets goes with the days until the server ends.
-func (s *Server) renewTickets() {
-	look := time.NewTicker(time.Minute)
-	defer look.Stop()
-	for {
-		select {
-		case <-look.C:
-			s.tickets.renew(s.tls, time.Now())
-		case <-s.ended:
-			return
-		}
-	}
-}
