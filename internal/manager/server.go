@@ -109,6 +109,7 @@ func Serve(ctx context.Context, o Options) error {
 	followed.Go(func() { followInitializations(following, reg, o.DataDir, o.Log) })
 	followed.Go(func() { followAMTSettings(following, reg, o.DataDir, o.Log) })
 	followed.Go(func() { followArchiving(following, reg, o.ArchiveAfterDays, o.Log) })
+	followed.Go(func() { followPace(following, reg, o.Log) })
 	defer followed.Wait() // before the registry is closed
 	defer unfollow()
 	trim := time.NewTicker(trimEvery)
@@ -131,6 +132,35 @@ func Serve(ctx context.Context, o Options) error {
 	srv.Shutdown(stopping)
 	<-failed
 	return nil
+}
+
+// paceEvery is how often it is seen to that clients come no more often than the database can take.
+const paceEvery = 5 * time.Second
+
+// followPace tells clients a longer interval while the database cannot keep up with them (registry.Pace).
+func followPace(ctx context.Context, reg *registry.Registry, log *slog.Logger) {
+	tick := time.NewTicker(paceEvery)
+	defer tick.Stop()
+	var told time.Duration
+	for {
+		interval, err := reg.Pace(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			log.Error("how busy the database is could not be noted; tried again in a few seconds", "error", err)
+		case interval != told && told != 0:
+			log.Warn("the interval between check-ins that clients are told has changed with the load of the database", "from", told.String(), "to", interval.String())
+		}
+		if err == nil {
+			told = interval
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 func handler(reg *registry.Registry, gate checkin.HigherSystem, o Options, figures func(io.Writer)) http.Handler {
