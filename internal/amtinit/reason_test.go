@@ -192,3 +192,36 @@ func TestEveryMessageIsDocumented(t *testing.T) {
 		}
 	}
 }
+
+// docs/operations has the reasons of runs, word for word, and docs/protocol their IDs.
+func TestReasonsOfRunsAreDocumented(t *testing.T) {
+	t.Parallel()
+	ids := make(map[string]Code)
+	for _, r := range append(Reasons(), PartReasons()...) {
+		if before, twice := ids[r.ID]; twice {
+			t.Errorf("%s is %s and %s", r.ID, before, r.Code)
+		}
+		ids[r.ID] = r.Code
+		if is, known := AnyReason(r.Code); !known || is != r {
+			t.Errorf("%s is found as %+v", r.Code, is)
+		}
+	}
+	for _, file := range []string{"operations/initialize.en.md", "operations/initialize.ja.md", "protocol/runs.md"} {
+		b, err := os.ReadFile("../../docs/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range PartReasons() {
+			row := fmt.Sprintf("| %s | `%s` | ", r.ID, r.Code)
+			switch {
+			case strings.HasSuffix(file, "en.md"):
+				row += fmt.Sprintf("%s | %s |\n", r.Cause.EN, r.Remedy.EN)
+			case strings.HasSuffix(file, "ja.md"):
+				row += fmt.Sprintf("%s | %s |\n", r.Cause.JA, r.Remedy.JA)
+			}
+			if !strings.Contains(string(b), row) {
+				t.Errorf("%s lacks the row %s", file, row)
+			}
+		}
+	}
+}
