@@ -38,14 +38,15 @@ func (w *world) whoReportsIsThere() {
 	}
 }
 
-// After three answered check-ins each, two PCs that live at the same time share no asset without an operator or an open conflict.
+// After three answered check-ins each, two PCs that live at the same time share no asset without an operator or an open conflict. An
+// operator who deletes the asset puts the question off until one of them reports: then both are there again (whoReportsIsThere).
 func (w *world) nobodyShares(assets map[hostid.ID][]hostid.ID) {
 	w.t.Helper()
 	living := slices.DeleteFunc(w.living(), func(p *pc) bool { return len(p.answered) < 3 })
 	var asked, told map[hostid.ID]bool
 	for i, p := range living {
 		for _, q := range living[:i] {
-			if !slices.Contains(assets[p.id], q.id) || !together(p, q) {
+			if !slices.Contains(assets[p.id], q.id) || !together(p, q) || w.hidden[p.id].Kind == registry.Deletion {
 				continue
 			}
 			if asked == nil {

@@ -78,3 +78,28 @@ func TestDiskAndBoardReplacedOneAfterTheOther(t *testing.T) {
 		}
 	})
 }
+
+// Two PCs shared an asset, and an operator was asked. He deleted the asset instead, which parks the question; with the first report of
+// either it is asked again.
+func TestSharedAssetDeleted(t *testing.T) {
+	trace(t, marked, func(w *world) {
+		a, b := w.install(), w.install()
+		w.memoryIs(b, "not initialized")
+		w.usedBoard(b, a)
+		w.usedBoard(b, a)
+		w.pass(3 * interval)
+		asked := w.open()
+		if a.id != b.id || len(asked) == 0 {
+			w.fail("%s and %s, and %d conflicts", a.id, b.id, len(asked))
+		}
+		w.deleteAsset(a, true)
+		if open := w.open(); len(open) != 0 {
+			w.fail("asked about a deleted asset: %+v", open)
+		}
+		w.checkIn(b)
+		again := w.open()
+		if len(again) != len(asked) || again[0].ID != asked[0].ID {
+			w.fail("asked %+v before, and %+v now", asked, again)
+		}
+	})
+}
