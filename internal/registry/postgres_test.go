@@ -6,16 +6,23 @@ import (
 	"database/sql/driver"
 	"errors"
 	"flag"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"samehost/internal/checkin"
 	"samehost/internal/registry/pgtest"
 )
 
@@ -187,4 +194,227 @@ func (m *manager) unlucky(t testing.TB) {
 	m.writers = sql.OpenDB(unlucky{postgresConnector{stdlib.GetConnector(*c)}, new(atomic.Int64)})
 	m.writers.SetMaxOpenConns(postgresConnections)
 	m.writers.SetMaxIdleConns(postgresConnections)
+}
+
+// No error says any of a password, whatever is wrong with the address or the server.
+func TestPasswordStaysSecret(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	at := url.QueryEscape(s.Socket)
+	for name, dsn := range map[string]string{
+		"no URI":            "postgres://samehost:hunter2@[::1/samehost",
+		"bad escape":        "postgres://samehost:hunter2%zz@/samehost?host=" + at,
+		"bad port":          "postgres://samehost:hunter2@127.144.0.1:nonsense/samehost",
+		"opaque":            "postgres:samehost:hunter2@127.144.0.1",
+		"bad mode":          "postgres://samehost:hunter2@/samehost?sslmode=nonsense&host=" + at,
+		"no CA":             "postgres://samehost@/samehost?password=hunter2&sslmode=verify-full&sslrootcert=/none/hunter2&host=" + at,
+		"slash in it":       "postgres://samehost:hunter2/x@127.144.0.1/samehost",
+		"at sign in it":     "postgres://samehost:hunter2@x@127.144.0.1/samehost?connect_timeout=1",
+		"nobody there":      "postgres://samehost:hunter2@127.144.0.1:1/samehost?connect_timeout=1",
+		"no such user":      "postgres://samehost:hunter2@/postgres?host=" + at,
+		"no such database":  "postgres://postgres:hunter2@/none?host=" + at,
+		"password as a key": "postgres://postgres@/none?password=hunter2&host=" + at,
+		"no tables":         "postgres://postgres:hunter2@/postgres?host=" + at,
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg, err := Open(t.Context(), dsn, Options{})
+			if err == nil {
+				reg.Close()
+				t.Fatal("it was opened")
+			}
+			if strings.Contains(err.Error(), "hunter2") || strings.Contains(Remedy(err), "hunter2") {
+				t.Errorf("%v; %s", err, Remedy(err))
+			}
+			if !strings.Contains(err.Error(), "database") {
+				t.Errorf("%v: want to know that it is about the database", err)
+			}
+		})
+	}
+}
+
+// A database whose settings break what is promised is refused, with what to do.
+func TestUnfitPostgreSQL(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	for name, test := range map[string]struct{ create, within, want string }{
+		"collation":   {create: `CREATE DATABASE unfit TEMPLATE template0 LOCALE 'C.UTF-8'`, want: "LOCALE 'C'"},
+		"encoding":    {create: `CREATE DATABASE unfit TEMPLATE template0 ENCODING 'SQL_ASCII'`, want: "ENCODING 'UTF8'"},
+		"no promises": {create: `CREATE DATABASE unfit`, within: `ALTER DATABASE unfit SET synchronous_commit = off`, want: "SET synchronous_commit = on"},
+		"another's":   {create: `CREATE DATABASE unfit`, within: `CREATE TABLE assets (id BIGINT)`, want: "it is another program's"},
+	} {
+		s.In(t, "postgres", test.create)
+		if test.within != "" {
+			s.In(t, "unfit", test.within)
+		}
+		for what, open := range map[string]func(context.Context, string, Options) (*Registry, error){"Create": Create, "Open": Open} {
+			if _, err := open(t.Context(), s.DSN("unfit"), Options{}); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s: %s: got %v, want %q", name, what, err, test.want)
+			}
+		}
+		s.In(t, "postgres", `DROP DATABASE unfit WITH (FORCE)`)
+	}
+	empty := s.DSN(s.Make(t, ""))
+	if _, err := Open(t.Context(), empty, Options{}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "correct database") {
+		t.Errorf("empty: got %v", err)
+	}
+	reg, err := Create(t.Context(), empty, Options{})
+	must(t, err)
+	defer reg.Close()
+	must(t, reg.CreateAdministrator(t.Context(), "sato", "correct horse battery staple", ""))
+	if _, err := Create(t.Context(), empty, Options{}); !errors.Is(err, ErrNotEmpty) {
+		t.Errorf("in use: got %v", err)
+	}
+}
+
+// A server on another machine is spoken to with TLS unless the address says otherwise.
+func TestTLSUnlessToldOtherwise(t *testing.T) {
+	t.Parallel()
+	for dsn, want := range map[string]bool{
+		"postgres://a@db.example/x":                   true,
+		"postgres://a@192.0.2.1/x":                    true,
+		"postgres://a@localhost,db.example/x":         true,
+		"postgres://a@db.example/x?sslmode=disable":   false,
+		"postgres://a@127.0.0.1/x":                    false,
+		"postgres://a@[::1]/x":                        false,
+		"postgres://a@localhost/x":                    false,
+		"postgres://a@/x?host=/var/run/postgresql":    false,
+		"postgresql://a@db.example/x?sslmode=require": true,
+	} {
+		c, err := postgresConfig(dsn)
+		must(t, err)
+		verified := c.TLSConfig != nil && !c.TLSConfig.InsecureSkipVerify
+		if strings.Contains(dsn, "require") {
+			verified = c.TLSConfig != nil
+		}
+		for _, f := range c.Fallbacks {
+			verified = verified && f.TLSConfig != nil
+		}
+		if verified != want {
+			t.Errorf("%s: TLS for sure: %t, want %t", dsn, verified, want)
+		}
+	}
+}
+
+// Two managers work on one database, whose connections break now and then, and whose server is killed once: each check-in that
+// was acknowledged is there once, in its place, and no PC became two.
+func TestManagersOnOneDatabase(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	dsn := s.DSN(s.Make(t, tables(t, s)))
+	m := openManager(t, dsn)
+	managers := []*Registry{m.Registry, m.again(t)}
+	const pcs, rounds = 6, 12
+	acknowledged := make(chan struct{}, pcs*rounds)
+	var wg sync.WaitGroup
+	for i := range pcs {
+		p := newPC(m, fmt.Sprint("pc", i))
+		wg.Go(func() {
+			for range rounds {
+				r := p.next()
+				for try := 0; ; try++ {
+					_, err := managers[(i+try)%2].CheckIn(t.Context(), r)
+					if err == nil {
+						break
+					}
+					var refusal *checkin.Refusal
+					if errors.As(err, &refusal) || try == 200 || t.Context().Err() != nil {
+						t.Errorf("%s: %v", p.report.Names.Host, err)
+						return
+					}
+					select { // as a client that is told to come again
+					case <-time.After(20 * time.Millisecond):
+					case <-t.Context().Done():
+					}
+				}
+				acknowledged <- struct{}{}
+			}
+		})
+	}
+	wg.Go(func() {
+		for n := range pcs * rounds {
+			select {
+			case <-acknowledged:
+			case <-t.Context().Done():
+				return
+			}
+			switch {
+			case n == pcs*rounds/2:
+				s.Kill()
+				s.Run(t)
+			case n%5 == 0:
+				s.In(t, "postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'samehost-manager %'`)
+			}
+		}
+	})
+	wg.Wait()
+	assets, err := m.Assets(t.Context())
+	must(t, err)
+	expect(t, "assets", len(assets), pcs)
+	for _, a := range assets {
+		expect(t, a.Name+": epochs, branches", []int{len(a.Hosts), a.Hosts[0].Epochs, a.Hosts[0].Branches}, []int{1, 1, 1})
+	}
+	kept, err := numbers(t.Context(), m.readers, `SELECT CAST((SELECT COUNT(*) FROM reports) + (SELECT COALESCE(SUM(reports), 0) FROM resting) AS BIGINT)`)
+	must(t, err)
+	if kept[0] < pcs { // resting hosts count what they said, the others keep it
+		t.Errorf("%d reports", kept[0])
+	}
+	ids, err := scanAll(t.Context(), m.readers, scanText, `SELECT missing FROM branches WHERE missing IS NOT NULL`)
+	must(t, err)
+	expect(t, "gaps", len(ids), 0)
+}
+
+func TestRepeatable(t *testing.T) {
+	t.Parallel()
+	broken := &net.OpError{Op: "read", Err: syscall.ECONNRESET}
+	for err, want := range map[error]bool{
+		&pgconn.PgError{Code: pgSerialization}:                     true,
+		fmt.Errorf("x: %w", &pgconn.PgError{Code: pgDeadlock}):     true,
+		&pgconn.PgError{Code: pgAdminShutdown}:                     true,
+		&pgconn.PgError{Code: "23503"}:                             false,
+		&pgconn.PgError{Code: pgDiskFull}:                          false,
+		&pgconn.PgError{Code: "28P01"}:                             false,
+		broken:                                                     true,
+		error(&UncertainError{broken}):                             false,
+		fmt.Errorf("x: %w", context.Canceled):                      false,
+		errors.New("an answer of ours"):                            false,
+		fmt.Errorf("open %w", &fs.PathError{Err: syscall.ENOTDIR}): false,
+	} {
+		if got := postgresRepeatable(err); got != want {
+			t.Errorf("%v: %t, want %t", err, got, want)
+		}
+	}
+	if remedy := Remedy(&fs.PathError{Err: syscall.ENOTDIR}); remedy != "" {
+		t.Errorf("a file's error has the remedy %q", remedy)
+	}
+	if !IsFull(&pgconn.PgError{Code: pgDiskFull}) {
+		t.Error("a full disk of the server is none")
+	}
+}
+
+// Text that PostgreSQL takes in no form is kept in another one, by either database.
+func TestTextThatCannotBeKept(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "al\x00pha")
+	p.report.Facts.Disks[0].Serial = "disk\x00\x01\u202e"
+	p.report.Names.FQDN = "al\x00pha.example"
+	p.checkIn()
+	p.report.Names.Host = "other\x00"
+	p.checkIn()
+	_, err := m.CreateToken(t.Context(), time.Time{}, "note \xff\x00 end", "who\x00")
+	must(t, err)
+	all, err := m.Tokens(t.Context())
+	must(t, err)
+	expect(t, "note", all[len(all)-1].Note, "note \uFFFD\uFFFD end")
+	assets, err := m.Assets(t.Context())
+	must(t, err)
+	expect(t, "name, as it was reported", assets[0].Name, "other\x00")
+	found, err := scanAll(t.Context(), m.readers, scanText, `SELECT name FROM asset_names WHERE name = $1`, "al\x00pha.example")
+	must(t, err)
+	for _, name := range found {
+		expect(t, "name to search by", name, "al\uFFFDpha.example")
+	}
+	if _, err := m.History(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
