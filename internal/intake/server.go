@@ -230,7 +230,8 @@ func (s *Server) accept(l net.Listener) error {
 			return http.ErrServerClosed
 		default:
 		}
-		if e, ok := errors.AsType[net.Error](err); !ok || !e.Temporary() { //nolint:staticcheck // as net/http does
+		//lint:ignore SA1019 there is no other word for what net/http's own server tries again
+		if e, ok := errors.AsType[net.Error](err); !ok || !e.Temporary() {
 			return err
 		}
 		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
