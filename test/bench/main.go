@@ -28,30 +28,48 @@ const runs = 5
 
 func main() {
 	bin := flag.String("bin", "bin", "folder of the programs, as `make build` makes them")
+	only := flag.String("only", "", "calls, check-ins, assets, initializing or sizes: nothing else")
+	known := flag.Int("clients", 10000, "how many clients check in")
+	assets := flag.Int("assets", 100000, "how many assets are very many")
+	bare := flag.String("bare", "", "be the server that does nothing but TLS, for the benchmark itself")
 	flag.Parse()
-	if err := measure(*bin); err != nil {
+	err := error(nil)
+	if *bare != "" {
+		err = serveBare(*bare)
+	} else {
+		err = measure(*bin, *only, *known, *assets)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(bin string) error {
+func measure(bin, only string, known, assets int) error {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%s, %d processors, median of %d runs\n\n", runtime.Version(), runtime.NumCPU(), runs)
-	if err := calls(); err != nil {
-		return err
-	}
 	dir, err := os.MkdirTemp("", "samehost-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	stage := &play.Stage{Dir: dir, Bin: bin, Net: 2}
-	if err = initializing(stage); err == nil {
-		err = sizes(stage)
+	for _, part := range []struct {
+		name    string
+		measure func() error
+	}{
+		{"calls", calls},
+		{"check-ins", func() error { return loaded(stage, known) }},
+		{"assets", func() error { return manyAssets(stage, assets) }},
+		{"initializing", func() error { return initializing(stage) }},
+		{"sizes", func() error { return sizes(stage) }},
+	} {
+		if err == nil && (only == "" || only == part.name) {
+			err = part.measure()
+		}
 	}
 	if closeErr := stage.Close(); err == nil {
 		err = closeErr

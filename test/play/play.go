@@ -56,17 +56,22 @@ type Process struct {
 
 // Start runs a program in the background; what it prints goes to a file in the stage's folder.
 func (s *Stage) Start(program string, args ...string) (*Process, error) {
+	cmd := exec.Command(filepath.Join(s.Bin, program), args...)
+	cmd.Dir = s.Dir
+	cmd.Env = append(environment(), s.Env...)
+	return s.launch(cmd)
+}
+
+func (s *Stage) launch(cmd *exec.Cmd) (*Process, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name := filepath.Join(s.Dir, fmt.Sprintf("%s-%d.log", program, len(s.running)))
+	name := filepath.Join(s.Dir, fmt.Sprintf("%s-%d.log", filepath.Base(cmd.Path), len(s.running)))
 	log, err := os.Create(name)
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{cmd: exec.Command(filepath.Join(s.Bin, program), args...), log: log, done: make(chan struct{})}
-	p.cmd.Dir = s.Dir
+	p := &Process{cmd: cmd, log: log, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.Env = append(environment(), s.Env...)
 	if err := p.cmd.Start(); err != nil {
 		log.Close()
 		return nil, err
@@ -315,10 +320,11 @@ type Manager struct {
 	Listen    string
 }
 
-// InitManager makes a manager's data folder and writes the AMT management user into its configuration.
-func (s *Stage) InitManager() (*Manager, error) {
+// InitManager makes a manager's data folder and writes the AMT management user into its configuration. Further arguments
+// are init's.
+func (s *Stage) InitManager(args ...string) (*Manager, error) {
 	listen := s.service(1)
-	r, err := s.Must("samehost-manager", "init", "--data-dir", filepath.Join(s.Dir, "manager"), "--listen", listen, "--json")
+	r, err := s.Must("samehost-manager", append([]string{"init", "--data-dir", filepath.Join(s.Dir, "manager"), "--listen", listen, "--json"}, args...)...)
 	if err != nil {
 		return nil, err
 	}
