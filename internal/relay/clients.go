@@ -31,7 +31,8 @@ func spoolDir(dataDir string) string { return filepath.Join(dataDir, spoolFolder
 type clients struct {
 	path    string
 	days    map[client]uint32 // since 1970
-	changed bool
+	changed bool              // since the last call of bytes
+	added   bool              // a new one
 }
 
 func loadClients(dir string, log *slog.Logger) (*clients, error) {
@@ -63,6 +64,7 @@ func (c *clients) add(who client, now time.Time) {
 	if c.days[who] == day {
 		return
 	}
+	c.added = c.added || !c.has(who)
 	c.days[who], c.changed = day, true
 	if len(c.days) <= maxClients {
 		return
@@ -86,7 +88,7 @@ func (c *clients) bytes() []byte {
 	if !c.changed {
 		return nil
 	}
-	c.changed = false
+	c.changed, c.added = false, false
 	b := append(slices.Clone(clientsMagic), 0, 0, 0, 0)
 	for w, d := range c.days {
 		b = binary.BigEndian.AppendUint32(append(b, w[:]...), d)

@@ -42,7 +42,7 @@ const (
 	sendTimeout   = 45 * time.Second // of one report on its way up; longer than a relay above waits for its own
 	maxUnderWay   = 1024             // reports on their way up at once: four full batches
 	firstProbe    = time.Second      // between attempts while the higher system cannot be reached; doubled
-	lastProbe     = 30 * time.Second
+	lastProbe     = 10 * time.Second
 	firstBackOff  = time.Second // of one client's line
 	lastBackOff   = 10 * time.Minute
 	fullRetry     = time.Minute     // told at the bound
@@ -204,13 +204,16 @@ func (r *Relay) Close() error {
 	}
 	r.mu.Unlock()
 	r.all.Wait()
-	return errors.Join(r.spool.close(), r.SaveClients())
+	return errors.Join(r.spool.close(), r.SaveClients(false))
 }
 
-// SaveClients makes durable which clients the manager knows.
-func (r *Relay) SaveClients() error {
+// SaveClients makes durable which clients the manager knows; with onlyNew, where there are new ones.
+func (r *Relay) SaveClients(onlyNew bool) error {
 	r.mu.Lock()
-	b := r.known.bytes()
+	var b []byte
+	if r.known.added || !onlyNew {
+		b = r.known.bytes()
+	}
 	r.mu.Unlock()
 	return r.known.write(b)
 }
@@ -415,8 +418,9 @@ func (r *Relay) forget(who client, number uint64, wait chan outcome) {
 	if l == nil {
 		return
 	}
-	l.waiters[number] = slices.DeleteFunc(l.waiters[number], func(c chan outcome) bool { return c == wait })
-	if len(l.waiters[number]) == 0 {
+	if left := slices.DeleteFunc(l.waiters[number], func(c chan outcome) bool { return c == wait }); len(left) > 0 {
+		l.waiters[number] = left
+	} else {
 		delete(l.waiters, number)
 	}
 }

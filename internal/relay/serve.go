@@ -38,8 +38,9 @@ const (
 	statusFile  = "relay-status.json"
 	statusEvery = 5 * time.Second // the status is written that often, and who the relay is is looked at
 	maxStatus   = 64 << 10
-	saveClients = time.Minute
-	renewEvery  = time.Hour // a renewal that fails is tried again
+	saveNew     = time.Second // a client that is new is remembered so soon
+	saveClients = time.Hour   // and that others are heard still
+	renewEvery  = time.Hour   // a renewal that fails is tried again
 	firstObtain = 2 * time.Second
 	lastObtain  = time.Minute
 )
@@ -297,8 +298,9 @@ func (s *server) serveAs(ctx context.Context, who identity) error {
 func (s *server) watch(ctx context.Context, r *Relay, who identity, failed chan error, w *works, cert *certificate) error {
 	look := time.NewTicker(statusEvery)
 	defer look.Stop()
-	save := time.NewTicker(saveClients)
+	save := time.NewTicker(saveNew)
 	defer save.Stop()
+	saved := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -306,7 +308,11 @@ func (s *server) watch(ctx context.Context, r *Relay, who identity, failed chan 
 		case err := <-failed:
 			return fmt.Errorf("serve on %s: %w", s.o.Listen, err)
 		case <-save.C:
-			if err := r.SaveClients(); err != nil {
+			all := time.Since(saved) > saveClients
+			if all {
+				saved = time.Now()
+			}
+			if err := r.SaveClients(!all); err != nil {
 				s.o.Log.Warn("the list of known clients cannot be written", "error", err)
 			}
 		case <-look.C:

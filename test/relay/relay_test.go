@@ -1,7 +1,7 @@
-// Package relay_test runs the real client, real relays and the real registry in one process, and puts relays between them
+// Package relay runs the real client, real relays and the real registry in one process, and puts relays between them
 // that do what they should not. What each of them comes to is told at its test: harmless, the manager knows as much as
 // without it; or detected, somebody can see that something is wrong.
-package relay_test
+package relay
 
 import (
 	"context"
