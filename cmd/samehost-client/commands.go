@@ -229,10 +229,12 @@ func storeLine(s hostid.StoreState) string {
 	return line
 }
 
-type statusCmd struct{}
+type statusCmd struct {
+	Lang string `enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of what is printed: en or ja."`
+}
 
 // Run only reads.
-func (*statusCmd) Run(ctx context.Context, p *program) error {
+func (c *statusCmd) Run(ctx context.Context, p *program) error {
 	cfg, err := p.load()
 	if err != nil {
 		return err
@@ -250,69 +252,78 @@ func (*statusCmd) Run(ctx context.Context, p *program) error {
 	if !cfg.AMT.InUse || !cfg.AMT.FromManager {
 		s.Settings = nil // they may be there from before, but nothing goes by them
 	}
-	return p.print(s, statusLines(s)...)
+	return p.print(s, statusLines(s, c.Lang)...)
 }
 
-func statusLines(s agent.Status) []string {
-	lines := []string{
-		fmt.Sprintf("host ID:       %s", s.HostID),
-		fmt.Sprintf("origin:        %s", s.Origin),
-	}
+// statusLines tells the status in a language, "en" or "ja". What conflicts and errors say of themselves is English.
+func statusLines(s agent.Status, lang string) []string {
+	in := inLanguage(lang)
+	var lines []string
+	row := func(label, text string) { lines = append(lines, padded(label, 15)+text) }
+	at := func(t time.Time) string { return t.Local().Format(time.RFC3339) }
+	row(in("host ID:"), s.HostID.String())
+	row(in("origin:"), string(s.Origin))
 	if s.Provisional {
-		lines = append(lines, "provisional:   full service, but the host ID is not safe yet: it is not stored, or a conflict waits")
+		row(in("provisional:"), in("full service, but the host ID is not safe yet: it is not stored, or a conflict waits"))
 	}
 	if s.Pending {
-		lines = append(lines, "pending:       the board sits in another case; an operator at the manager decides")
+		row(in("pending:"), in("the board sits in another case; an operator at the manager decides"))
 	}
 	for _, store := range s.Stores {
-		lines = append(lines, fmt.Sprintf("%-14s %s", "store "+store.Name+":", store.State))
+		row(in("store %s:", store.Name), string(store.State))
 		if store.Error != "" {
-			lines = append(lines, "               "+store.Error)
+			row("", store.Error)
 		}
 	}
 	if s.HardwareError != "" {
-		lines = append(lines, "hardware:      facts cannot be read: "+s.HardwareError)
+		row(in("hardware:"), in("facts cannot be read: %s", s.HardwareError))
 	}
 	if s.Settings != nil {
-		line := fmt.Sprintf("AMT settings:  version %d of the manager, by %s, %s", s.Settings.Version, s.Settings.Came, s.Settings.Since.Local().Format(time.RFC3339))
+		text := in("version %d of the manager, by %s, %s", s.Settings.Version, s.Settings.Came, at(s.Settings.Since))
 		if s.Settings.Version == 0 {
-			line = "AMT settings:  the manager took them back, " + s.Settings.Since.Local().Format(time.RFC3339)
+			text = in("the manager took them back, %s", at(s.Settings.Since))
 		}
-		lines = append(lines, line)
+		row(in("AMT settings:"), text)
 	}
-	lines = append(lines, fmt.Sprintf("higher system: %s", orNone(s.HigherSystem)))
-	last := "never"
+	none := func(text string) string {
+		if text == "" {
+			return in("none")
+		}
+		return text
+	}
+	row(in("higher system:"), none(s.HigherSystem))
+	last := in("never")
 	if s.LastCheckIn != nil {
-		last = fmt.Sprintf("%s (%s)", s.LastCheckIn.Local().Format(time.RFC3339), replyWords(s.LastReply))
+		last = fmt.Sprintf("%s (%s)", at(*s.LastCheckIn), in(replyWords(s.LastReply)))
 	}
-	lines = append(lines, fmt.Sprintf("last check-in: %s", last))
+	row(in("last check-in:"), last)
 	if s.LastReply == checkin.Deferred {
-		accepted := "never"
+		accepted := in("never")
 		if s.LastAccepted != nil {
-			accepted = s.LastAccepted.Local().Format(time.RFC3339)
+			accepted = at(*s.LastAccepted)
 		}
-		lines = append(lines, "last accepted: "+accepted)
+		row(in("last accepted:"), accepted)
 		if !s.Enrolled {
-			lines = append(lines, "enrolment:     pending: "+enrolmentPending)
+			row(in("enrolment:"), in("pending: %s", in(enrolmentPending)))
 		}
 	}
 	if s.LastError != "" {
-		lines = append(lines, fmt.Sprintf("last error:    %s", s.LastError))
+		row(in("last error:"), s.LastError)
 	}
 	for _, r := range s.Reasons {
-		lines = append(lines, fmt.Sprintf("why generated: %s", r))
+		row(in("why generated:"), r)
 	}
 	for _, c := range s.Conflicts {
-		lines = append(lines, fmt.Sprintf("conflict:      %s: %s", conflictWords(c.Kind), c.Sentence))
+		row(in("conflict:"), in(conflictWords(c.Kind))+": "+c.Sentence)
 	}
 	for _, o := range s.OpenOrders {
-		lines = append(lines, fmt.Sprintf("open order:    %s waits: %s", orderWords(o.Kind), orNone(o.Why)))
+		row(in("open order:"), in("%s waits: %s", in(orderWords(o.Kind)), none(o.Why)))
 	}
 	for _, o := range s.FailedOrders {
-		lines = append(lines, fmt.Sprintf("failed order:  %s: %s", orderWords(o.Kind), o.Why))
+		row(in("failed order:"), in(orderWords(o.Kind))+": "+o.Why)
 	}
 	for _, o := range s.DoneOrders {
-		lines = append(lines, fmt.Sprintf("order done:    %s %s", o.Time.Local().Format(time.RFC3339), orderWords(o.Kind)))
+		row(in("order done:"), at(o.Time)+" "+in(orderWords(o.Kind)))
 	}
 	return lines
 }
@@ -364,13 +375,6 @@ func orderWords(kind checkin.OrderKind) string {
 		return "send a full report (full-report)"
 	}
 	return string(kind)
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
 }
 
 type uninstallCmd struct {

@@ -94,7 +94,7 @@ func newParser(c *cli, stdout, stderr io.Writer, exit func(code int)) *kong.Kong
 	parser, err := kong.New(c,
 		kong.Name("samehost-client"),
 		kong.Description(description),
-		kong.Vars{"config": config.DefaultPath("client"), "version": "samehost-client " + version},
+		kong.Vars{"config": config.DefaultPath("client"), "version": "samehost-client " + version, "lang": help.Language()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(exit),
 		kong.Help(help.Print),

@@ -36,7 +36,7 @@ func TestStatusLines(t *testing.T) {
 		"order done:    " + at.Format(time.RFC3339) + " keep the host ID on this hardware (rebind)",
 		"order done:    " + at.Format(time.RFC3339) + " take a new host ID (new-id)",
 	}
-	if diff := cmp.Diff(want, statusLines(s)); diff != "" {
+	if diff := cmp.Diff(want, statusLines(s, "en")); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
 	}
 	for _, kind := range []checkin.OrderKind{checkin.OrderFullReport, checkin.OrderNewEpoch, checkin.OrderNewID, checkin.OrderTakeBack, checkin.OrderRebind, checkin.OrderUseNonvolatile} {
@@ -65,17 +65,66 @@ func TestStatusBehindARelay(t *testing.T) {
 		"last accepted: never",
 		"enrolment:     pending: a relay has the report in its keeping, but the manager has not accepted this PC yet; that follows once the relay reaches it",
 	}
-	if diff := cmp.Diff(want, statusLines(s)); diff != "" {
+	if diff := cmp.Diff(want, statusLines(s, "en")); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
 	}
 	s.Enrolled, s.LastAccepted = true, &earlier
 	want = append(want[:4], "last accepted: "+earlier.Format(time.RFC3339))
-	if diff := cmp.Diff(want, statusLines(s)); diff != "" {
+	if diff := cmp.Diff(want, statusLines(s, "en")); diff != "" {
 		t.Errorf("once enrolled (-want +got):\n%s", diff)
 	}
 	s.LastReply = checkin.Accepted
 	want = append(want[:3], "last check-in: "+at.Format(time.RFC3339)+" (accepted)")
-	if diff := cmp.Diff(want, statusLines(s)); diff != "" {
+	if diff := cmp.Diff(want, statusLines(s, "en")); diff != "" {
 		t.Errorf("once accepted (-want +got):\n%s", diff)
+	}
+}
+
+// Every line that status has in English it has in Japanese, with labels of one width.
+func TestStatusInJapanese(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 23, 1, 2, 3, 0, time.Local)
+	s := agent.Status{
+		HostID: hostid.ID{0x10}, Origin: hostid.Provisional, Provisional: true, Pending: true, HardwareError: "no SMBIOS", LastError: "no answer",
+		Stores:     []hostid.StoreState{{Name: "amt", State: "unavailable", Error: "no driver"}},
+		Settings:   &agent.SettingsStatus{Version: 3, Since: at},
+		Conflicts:  []hostid.Conflict{{Kind: hostid.Moved, Sentence: "One sentence."}},
+		Reasons:    []string{"amt: locked"},
+		OpenOrders: []agent.OpenOrder{{ID: "o1", Kind: checkin.OrderUseNonvolatile}}, FailedOrders: []agent.OpenOrder{{ID: "o2", Kind: checkin.OrderTakeBack, Why: "not there"}},
+		DoneOrders: []agent.DoneOrder{{ID: "o3", Kind: checkin.OrderRebind, Time: at}}, LastCheckIn: &at, LastReply: checkin.Deferred,
+	}
+	when := at.Format(time.RFC3339)
+	want := []string{
+		"ホスト識別子:  10000000000000000000000000000000",
+		"由来:          provisional",
+		"暫定:          通常どおり動作しますが、ホスト識別子がまだ保存されていないか、未解決の競合があります",
+		"判断待ち:      ボードが別の筐体に入っています。マネージャの管理者が判断します",
+		"保管先 amt:    unavailable",
+		"               no driver",
+		"ハードウェア:  情報を読めません: no SMBIOS",
+		"AMT の設定:    マネージャの版 3、 による、" + when,
+		"上位システム:  なし",
+		"最終通信:      " + when + " (中継システムが保管、未受理)",
+		"最終受理:      なし",
+		"登録:          未完了: 報告は中継システムが保管していますが、マネージャはこの PC をまだ受理していません。中継システムがマネージャに接続すると完了します",
+		"最終エラー:    no answer",
+		"生成の理由:    amt: locked",
+		"競合:          ディスクの移動またはボードの交換: One sentence.",
+		"未完了の指示:  不揮発性メモリのホスト識別子を使用する (use-nonvolatile) 待機中: なし",
+		"失敗した指示:  以前のホスト識別子に戻す (take-back): not there",
+		"完了した指示:  " + when + " このハードウェアでホスト識別子を保つ (rebind)",
+	}
+	if diff := cmp.Diff(want, statusLines(s, "ja")); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+	for _, kind := range []checkin.OrderKind{checkin.OrderFullReport, checkin.OrderNewEpoch, checkin.OrderNewID, checkin.OrderTakeBack, checkin.OrderRebind, checkin.OrderUseNonvolatile} {
+		if japanese[orderWords(kind)] == "" {
+			t.Errorf("no Japanese words for the order %s", kind)
+		}
+	}
+	for _, kind := range []hostid.ConflictKind{hostid.MemoryForeign, hostid.OtherID, hostid.Moved, hostid.OtherCase, hostid.Twin, hostid.StoresDiffer} {
+		if japanese[conflictWords(kind)] == "" {
+			t.Errorf("no Japanese words for the conflict %s", kind)
+		}
 	}
 }

@@ -143,7 +143,7 @@ func newParser(c *cli, stdout, stderr io.Writer, exit func(code int)) *kong.Kong
 	parser, err := kong.New(c,
 		kong.Name("samehost-manager"),
 		kong.Description(description),
-		kong.Vars{"config": config.DefaultPath("manager"), "version": "samehost-manager " + version, "listen": manager.DefaultListen, "lang": language()},
+		kong.Vars{"config": config.DefaultPath("manager"), "version": "samehost-manager " + version, "listen": manager.DefaultListen, "lang": help.Language()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(exit),
 		kong.Help(help.Print),
@@ -153,19 +153,6 @@ func newParser(c *cli, stdout, stderr io.Writer, exit func(code int)) *kong.Kong
 		panic(err) // the struct does not describe a command line
 	}
 	return parser
-}
-
-// language is the one that this system speaks, as LC_ALL, LC_MESSAGES or LANG say or Windows is set: "ja" or "en".
-func language() string {
-	for _, l := range []string{os.Getenv("LC_ALL"), os.Getenv("LC_MESSAGES"), os.Getenv("LANG"), systemLanguage()} {
-		if l = strings.ToLower(l); l != "" {
-			if strings.HasPrefix(l, "ja") {
-				return "ja"
-			}
-			return "en"
-		}
-	}
-	return "en"
 }
 
 // usageError is a command line that is wrong in a way that only the command sees.

@@ -27,7 +27,7 @@ var japanese = map[string]string{
 	"SOURCE": "対象", "PC": "PC", "ADDRESS": "アドレス", "OUTCOME": "結果",
 
 	"yes": "済み", "no": "未", "host ID": "ホスト識別子", "name": "名前", "state": "状態", "initialized": "初期設定", "last attempt": "最後の初期設定", "what to do": "対処",
-	"last check-in": "最終通信", "addresses": "アドレス", "system": "OS", "client": "クライアント", "origin": "由来", "store": "格納先",
+	"last check-in": "最終通信", "addresses": "アドレス", "system": "OS", "client": "クライアント", "origin": "由来", "store": "保管先",
 	"system UUID": "システム UUID", "system serial": "システム製造番号", "board serial": "基板製造番号", "chassis serial": "筐体製造番号",
 	"disk": "ディスク", " (system)": " (システム)", "network": "ネットワーク", " (onboard)": " (オンボード)", "had host ID": "ホスト識別子",
 	" never enrolled": " 未登録", " enrolled %s": " 登録 %s", ", replaced by %s": "、置き換え後 %s", ", copy of %s": "、複製元 %s", ", blocked": "、ブロック中",

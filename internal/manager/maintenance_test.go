@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,6 @@ import (
 	"samehost/internal/hardware"
 	"samehost/internal/hostid"
 	"samehost/internal/registry"
-	"samehost/internal/wsman"
 )
 
 // known makes a registry with one PC of these facts, found at that address.
@@ -442,13 +442,18 @@ func TestAPIClearsAMT(t *testing.T) {
 	if !ok {
 		t.Fatal(device.Snapshot().PlatformGUID)
 	}
-	password := "wrong password"
+	const wrong = "wrong password"
+	var corrected atomic.Bool
 	s := serving(t, func(o *Options) {
 		o.AMT = func() (amtinit.Options, error) {
-			return amtinit.Options{User: amtsim.DefaultUser, Password: wsman.Secret(password), Port: 16992}, nil
+			o := amtinit.Options{User: amtsim.DefaultUser, Password: wrong, Port: 16992}
+			if corrected.Load() {
+				o.Password = amtsim.DefaultPassword
+			}
+			return o, nil
 		}
 	})
-	s.secret = append(s.secret, password, amtsim.DefaultPassword)
+	s.secret = append(s.secret, wrong, amtsim.DefaultPassword)
 	pc := s.pc("alpha", "B-1")
 	path := "/api/v1/assets/" + pc.report.HostID.String() + "/retire"
 	a := s.request(Administrator, s.admin, "POST", path, `{"clear_amt":true}`)
@@ -456,13 +461,13 @@ func TestAPIClearsAMT(t *testing.T) {
 	pc.report.Facts.SystemUUID, pc.report.Addresses = uuid, []string{"127.140.1.1"}
 	s.checkIn(pc)
 	a = s.request(Administrator, s.admin, "POST", path, `{"clear_amt":true}`)
-	if s.problem(a, 502, "127.140.1.1"); strings.Contains(a.body, password) {
+	if s.problem(a, 502, "127.140.1.1"); strings.Contains(a.body, wrong) {
 		t.Errorf("the answer holds the password: %s", a.body)
 	}
 	if got := s.names(""); got != "alpha" {
 		t.Errorf("assets %q: retired though its AMT was not cleared", got)
 	}
-	password = amtsim.DefaultPassword
+	corrected.Store(true)
 	var done Retirement
 	s.do("POST", path, `{"clear_amt":true}`, 200, &done)
 	if done.Retired == nil || done.Cleared == nil || done.Cleared.Removed || done.Cleared.Address != "127.140.1.1:16992" || done.Cleared.SystemUUID != uuid {

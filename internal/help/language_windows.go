@@ -1,4 +1,4 @@
-package main
+package help
 
 import "golang.org/x/sys/windows"
 
