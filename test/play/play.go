@@ -409,6 +409,49 @@ func (m *Manager) Dcmamtin(args ...string) (Result, error) {
 	return m.stage.Run("dcmamtin", append(args, "--config", m.Config)...)
 }
 
+// Relay is a relay system below the manager.
+type Relay struct {
+	*Process
+	Config string
+	Listen string
+}
+
+// StartRelay starts a relay below the manager and waits until it takes check-ins.
+func (m *Manager) StartRelay() (*Relay, error) {
+	s := m.stage
+	dir := filepath.Join(s.Dir, "relay")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	r := &Relay{Config: filepath.Join(dir, "relay.toml"), Listen: s.service(5)}
+	address, _, err := net.SplitHostPort(r.Listen)
+	if err != nil {
+		return nil, err
+	}
+	token, err := m.Command("token", "create", "--relay", "--name", address)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := json.Marshal(Hardware{
+		SystemUUID: fmt.Sprintf("4c4c4544-00%02x-4d10-81ff-b4c04f5a31ff", s.Net), SystemSerial: fmt.Sprintf("SYS%03drelay", s.Net),
+		BoardSerial: fmt.Sprintf("BRD%03drelay", s.Net), ChassisSerial: fmt.Sprintf("CHS%03drelay", s.Net),
+		Disks: []Disk{{fmt.Sprintf("DSK%03drelay", s.Net), true}}, NICs: []NIC{},
+	})
+	if err != nil {
+		return nil, err
+	}
+	config := fmt.Sprintf("data_dir = \"data\"\nlisten = %q\nhigher_system = \"https://%s\"\nca_file = %q\nenrolment_token_file = \"token\"\n\n[hardware]\nfile = \"hardware.json\"\n", r.Listen, m.Listen, m.CAFile)
+	err = errors.Join(os.WriteFile(filepath.Join(dir, "token"), []byte(token.Stdout), 0o600),
+		os.WriteFile(filepath.Join(dir, "hardware.json"), facts, 0o644), os.WriteFile(r.Config, []byte(config), 0o600))
+	if err != nil {
+		return nil, err
+	}
+	if r.Process, err = s.Start("samehost-relay", "serve", "--config", r.Config); err != nil {
+		return nil, err
+	}
+	return r, r.UntilSays("listening on https://" + r.Listen)
+}
+
 // PC is a simulated PC: hardware, a disk, and the client's configuration. Its exported fields may be changed, to swap a
 // board or to start from another disk; Configure and WriteHardware make it so.
 type PC struct {

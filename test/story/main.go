@@ -70,6 +70,7 @@ func run(bin string) (code int) {
 Everything is still up. In another terminal:
   %[1]s/samehost-manager assets  --config %[2]s
   %[1]s/samehost-manager history --config %[2]s
+  %[1]s/samehost-manager relays  --config %[2]s
   %[1]s/samehost-client  status  --config %[3]s
 Take a disk away yourself (rm -r %[4]s), then:
   %[1]s/samehost-client  install --no-service --config %[3]s
@@ -84,6 +85,7 @@ type story struct {
 	stage    *play.Stage
 	firmware *play.Firmware
 	manager  *play.Manager
+	relay    *play.Relay
 	pcs      []*play.PC
 	steps    int
 }
@@ -106,10 +108,20 @@ func (s *story) tell() (err error) {
 		return err
 	}
 	s.say("A manager with an embedded database serves https://%s.", s.manager.Listen)
+	if s.relay, err = s.manager.StartRelay(); err != nil {
+		return err
+	}
+	s.say("A relay has enrolled with it, and takes check-ins for every other PC at https://%s.", s.relay.Listen)
 	for i := range pcs {
 		pc, err := s.manager.PC(i + 1)
 		if err != nil {
 			return err
+		}
+		if pc.I%2 == 0 {
+			pc.HigherSystem = s.relay.Listen
+			if err := pc.Configure(); err != nil {
+				return err
+			}
 		}
 		s.pcs = append(s.pcs, pc)
 	}
@@ -159,10 +171,10 @@ func (s *story) tell() (err error) {
 		return err
 	}
 	s.say("PC %d stores its host ID when it next talks to the manager.", last.I)
-	if err := s.assets(pcs); err != nil {
+	if err := s.assets(pcs + 1); err != nil {
 		return err
 	}
-	s.say("The manager knows %d assets.", pcs)
+	s.say("The manager knows %d assets: the PCs and the relay.", pcs+1)
 
 	// The disk failure that all this is about, on either kind of PC.
 	for _, pc := range []*play.PC{first, last} {
@@ -178,10 +190,10 @@ func (s *story) tell() (err error) {
 		}
 		s.say("PC %d loses its disk and is reinstalled: host ID %s is restored from AMT.", pc.I, id.HostID)
 	}
-	if err := s.assets(pcs); err != nil {
+	if err := s.assets(pcs + 1); err != nil {
 		return err
 	}
-	s.say("The manager still knows %d assets, each under its old host ID.", pcs)
+	s.say("The manager still knows %d assets, each under its old host ID.", pcs+1)
 
 	// The manual's own exception: the restore fails, a new ID is generated, and the old one overwritten later.
 	if err := s.firmware.Faults(third.I, `{"password": "Another1!"}`); err != nil {
@@ -215,10 +227,10 @@ func (s *story) tell() (err error) {
 		return err
 	}
 	s.say("AMT lets it in again, the service starts: the old host ID is overwritten, and the manager is told which.")
-	if err := s.assets(pcs); err != nil {
+	if err := s.assets(pcs + 1); err != nil {
 		return err
 	}
-	s.say("The manager proves the two host IDs to be one PC: still %d assets, and the old ID leads to it.", pcs)
+	s.say("The manager proves the two host IDs to be one PC: still %d assets, and the old ID leads to it.", pcs+1)
 	return nil
 }
 
