@@ -67,9 +67,14 @@ func startManager(stage *play.Stage, name string, args ...string) (*server, erro
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	s.api = &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
-	return s, m.Serve()
+	if err := m.Serve(); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
 }
 
+// close ends the manager; again it does nothing.
 func (s *server) close() error {
 	s.api.CloseIdleConnections()
 	return s.stage.Close()
@@ -241,6 +246,7 @@ func checkIns(stage *play.Stage, b bounds, known int) error {
 	if err != nil {
 		return err
 	}
+	defer lite.close()
 	if err := rates(t, lite, "SQLite", 8000, b, known); err != nil {
 		return err
 	}
@@ -268,6 +274,7 @@ func checkIns(stage *play.Stage, b bounds, known int) error {
 		if err != nil {
 			return err
 		}
+		defer m.close()
 		if err := rates(t, m, "PostgreSQL", 6000, b, known); err != nil {
 			return err
 		}
@@ -474,6 +481,7 @@ func manyAssets(stage *play.Stage, assets int) error {
 	if err != nil {
 		return err
 	}
+	defer s.close()
 	settle := func(n int) error {
 		_, err := s.load("--clients", strconv.Itoa(n), "--no-verify", "--settle", "1", "--rate", "100", "--duration", "1s", "--tls", kept)
 		return err
