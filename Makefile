@@ -25,6 +25,7 @@ check: ## formatting, vet and static analysis alone
 soak: ## managers killed for two minutes; the model test of identity with millions of steps; STEPS=n, and SEED=n for those of a run before
 	go test -count=1 -timeout 0 -v -run '^TestManagersOnOneDatabase$$' ./test/e2e -args -managers=2m
 	go test -count=1 -timeout 0 -v ./test/identity -args -steps=$(or $(STEPS),3000000) $(if $(SEED),-rapid.seed=$(SEED))
+	go test -count=1 -timeout 0 -v ./test/relay -run TestCutAndKilled -args -length=10m
 
 bench: build ## the benchmarks, as a table with ratios
 	@go run ./test/bench -bin bin
