@@ -164,11 +164,11 @@ func (p *program) printRun(run manager.Run, l registry.Language) error {
 	if run.DryRun {
 		kind = textDryRun
 	}
-	fmt.Fprintf(p.stdout, kind.In(lang)+"\n", run.ID, shown(run.Source), shown(run.By), when(run.Started))
+	p.paragraph("", fmt.Sprintf(kind.In(lang), run.ID, run.Source, run.By, when(run.Started)))
 	if run.Cancelled != nil {
-		fmt.Fprintf(p.stdout, textCancelled.In(lang)+"\n", shown(run.CancelledBy), when(*run.Cancelled))
+		p.paragraph("", fmt.Sprintf(textCancelled.In(lang), run.CancelledBy, when(*run.Cancelled)))
 	}
-	t := table{columns: []column{{"ROUTE", 30}, {"STATE", 24}, {"DONE", 15}, {"FAILED", 8}}}
+	t := table{columns: []column{{"ROUTE", 28}, {"STATE", 24}, {"DONE", 13}, {"FAILED", 7}}}
 	for _, r := range run.Routes {
 		state := r.State
 		if r.State == "waiting" && r.Waiting != nil {
@@ -206,7 +206,7 @@ type runListCmd struct{}
 
 func (c *runListCmd) Run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		t := table{columns: []column{{"RUN", 5}, {"STARTED", 16}, {"STATE", 9}, {"DONE", 13}, {"FAILED", 7}, {"SOURCE", 24}}}
+		t := table{columns: []column{{"RUN", 5}, {"STARTED", 16}, {"STATE", 9}, {"DONE", 13}, {"FAILED", 7}, {"SOURCE", 20}}}
 		for before := int64(0); ; {
 			page, next, err := reg.Runs(ctx, before, registry.MaxPage)
 			if err != nil {
@@ -269,7 +269,7 @@ func (c *runShowCmd) Run(ctx context.Context, p *program) error {
 }
 
 func (p *program) printTargets(ctx context.Context, reg *registry.Registry, id int64, outcome string) error {
-	t := table{columns: []column{{"PC", 24}, {"ADDRESS", 15}, {"ROUTE", 18}, {"OUTCOME", 18}}}
+	t := table{columns: []column{{"PC", 24}, {"ADDRESS", 15}, {"ROUTE", 16}, {"OUTCOME", 19}}}
 	for after := int64(0); ; {
 		page, next, err := reg.RunTargets(ctx, id, outcome, after, registry.MaxPage)
 		if err != nil {

@@ -218,7 +218,7 @@ func TestPartsAndTheirHolders(t *testing.T) {
 	expect(t, "who and for what", []string{a.Initialization.By, a.Initialization.Source}, []string{"alice", fmt.Sprintf("run %d: list", id)})
 
 	// A PC is free again once its run is over.
-	id = m.run(RunRequest{Hosts: []string{"alpha"}, Source: "list", DryRun: true})
+	m.run(RunRequest{Hosts: []string{"alpha"}, Source: "list", DryRun: true})
 	p := m.parts("one")[0]
 	expect(t, "dry", p.DryRun, true)
 	failed := m.result(1, "alpha", "timeout")

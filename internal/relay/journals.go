@@ -27,8 +27,6 @@ const (
 	maxJournalsFile = 8 << 20
 	// maxPart bounds the lines of one part in bytes: signed, they are a third longer, and stay below checkin.MaxProgress.
 	maxPart = 150 << 10
-	// journalRetry is the time between attempts while the higher system does not take what was sent.
-	journalRetry = 5 * time.Second
 )
 
 // JournalsPrefix begins the name of a relay's stream of journals, where work has its ID; the relay's host ID follows, and what
