@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
 
 	"samehost/internal/checkin"
 	"samehost/internal/registry/pgtest"
@@ -419,4 +421,41 @@ func TestTextThatCannotBeKept(t *testing.T) {
 	if _, err := m.History(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// The tables come forward from the first ones that there were on PostgreSQL, with what is in them.
+func TestMigrationsOfPostgreSQL(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	dsn := s.DSN(s.Make(t, ""))
+	d, err := postgresDatabase(dsn)
+	must(t, err)
+	defer d.readers.Close()
+	defer d.writers.Close()
+	sub, err := fs.Sub(migrations, d.migrations)
+	must(t, err)
+	p, err := goose.NewProvider(d.dialect, d.writers, sub, goose.WithDisableGlobalRegistry(true), goose.WithSlog(slog.New(slog.DiscardHandler)))
+	must(t, err)
+	if _, err := p.UpTo(t.Context(), 6); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []string{
+		`INSERT INTO tokens (id, verifier, note, created) VALUES ('t', 'v', 'first', 1)`,
+		`INSERT INTO assets (created, facts, seen, seen_host) VALUES (1, '{}', '{}', '')`,
+		`INSERT INTO hosts (host_id, asset_id, home, last_checkin) VALUES ('0123456789abcdef0123456789abcdef', 1, 1, 1)`,
+	} {
+		_, err := d.writers.ExecContext(t.Context(), q)
+		must(t, err)
+	}
+	m := openManager(t, dsn)
+	all, err := m.Tokens(t.Context())
+	must(t, err)
+	expect(t, "first token", all[0].Note, "first")
+	assets, err := m.Assets(t.Context())
+	must(t, err)
+	expect(t, "assets", len(assets), 1)
+	newPC(m, "alpha").checkIn()
+	assets, err = m.Assets(t.Context())
+	must(t, err)
+	expect(t, "assets", len(assets), 2)
 }
