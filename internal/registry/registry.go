@@ -91,7 +91,6 @@ type database struct {
 	snapshot   *sql.TxOptions // of a transaction that sees everything as of one moment; nil: every one does
 	isolation  sql.IsolationLevel
 	within     func(context.Context) context.Context // for the statements of a transaction that began under that context
-	first      string                                // begins every writing transaction, so that what it reads is never older than its moment; "" where BEGIN does that
 	repeatable func(error) bool                      // reports whether a transaction that failed so has left nothing behind, and may go well the next time
 }
 
