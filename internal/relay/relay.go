@@ -454,7 +454,8 @@ func (r *Relay) schedule() {
 		l.queued, l.underWay = false, true
 		r.underWay++
 		r.probing = r.down
-		r.all.Go(func() { r.send(l, l.entries[0]) })
+		first := l.entries[0]
+		r.all.Go(func() { r.send(l, first) })
 	}
 }
 

@@ -86,6 +86,13 @@ func (a *above) got() []checkin.Digest {
 	return slices.Clone(a.order)
 }
 
+// way is the hops that a report came with.
+func (a *above) way(s checkin.SignedReport) []checkin.Hop {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.hops[s.Digest()]
+}
+
 // pc is a client that makes report after report.
 type pc struct {
 	t      testing.TB
@@ -348,10 +355,16 @@ func TestHops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := newAbove()
 		up.set(down)
+		var mu sync.Mutex
 		wall, awake := time.Now(), time.Second
+		turn := func(w, a time.Duration) {
+			mu.Lock()
+			defer mu.Unlock()
+			wall, awake = wall.Add(w), awake+a
+		}
 		r := open(t, t.TempDir(), up, func(o *Options) {
-			o.Wall = func() time.Time { return wall }
-			o.Awake = func() time.Duration { return awake }
+			o.Wall = func() time.Time { mu.Lock(); defer mu.Unlock(); return wall }
+			o.Awake = func() time.Duration { mu.Lock(); defer mu.Unlock(); return awake }
 		})
 		below := []checkin.Hop{{Relay: hostid.ID{7}, Held: 1500 * time.Millisecond, Uncertain: true}, {Relay: hostid.ID{8}, Held: time.Hour}}
 		held, set := newPC(t).next(), newPC(t).next()
@@ -360,18 +373,18 @@ func TestHops(t *testing.T) {
 			_, err := r.CheckIn(t.Context(), s)
 			must(t, err)
 		}
-		wall, awake = wall.Add(7*time.Minute), awake+7*time.Minute
+		turn(7*time.Minute, 7*time.Minute)
 		_, err := r.CheckIn(t.Context(), set)
 		must(t, err)
-		wall, awake = wall.Add(-time.Hour), awake+time.Minute // somebody sets the clock back
+		turn(-time.Hour, time.Minute) // somebody sets the clock back
 		up.set(nil)
 		time.Sleep(2 * lastProbe)
 		// In both cases the clock was set while the report was kept; what the other clock says counts.
 		want := append(slices.Clone(below), checkin.Hop{Relay: relayID, Held: 8 * time.Minute, Uncertain: true})
-		if diff := cmp.Diff(want, up.hops[held.Digest()]); diff != "" {
+		if diff := cmp.Diff(want, up.way(held)); diff != "" {
 			t.Error(diff)
 		}
-		if diff := cmp.Diff([]checkin.Hop{{Relay: relayID, Held: time.Minute, Uncertain: true}}, up.hops[set.Digest()]); diff != "" {
+		if diff := cmp.Diff([]checkin.Hop{{Relay: relayID, Held: time.Minute, Uncertain: true}}, up.way(set)); diff != "" {
 			t.Error(diff)
 		}
 		must(t, r.Close())
