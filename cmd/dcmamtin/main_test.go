@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == "dcmamtin" {
 		testscript.Main(m, map[string]func(){"dcmamtin": main})
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // for what tests start without a script
 	testscript.Main(built{m}, map[string]func(){"dcmamtin": main})
 }
 
@@ -103,7 +104,8 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LANG", "C")
-			env.Setenv("AMT_PASSWORD", "P@ssw0rd!") // amtsim's default
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // with the race detector every process would sleep a second before it ends
+			env.Setenv("AMT_PASSWORD", "P@ssw0rd!")   // amtsim's default
 			if own := ownAddress(); own != "" {
 				env.Setenv("OWN", own)
 			}

@@ -55,6 +55,7 @@ func setup(env *testscript.Env) error {
 	select {
 	case a := <-listening:
 		env.Setenv("MANAGER", "https://"+a.String())
+		env.Setenv("GORACE", "atexit_sleep_ms=0") // with the race detector every process would sleep a second before it ends
 	case err := <-ended:
 		stop()
 		ended <- nil

@@ -80,6 +80,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("MANAGER", m.server.URL)
 	env.Setenv("PIN", "sha256:"+hex.EncodeToString(pin[:]))
 	env.Setenv("TZ", "UTC")
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // with the race detector every process would sleep a second before it ends
 	facts, err := json.Marshal(hardware.Facts{
 		SystemUUID: "4c4c4544-0051-4d10-8051-b4c04f5a3132", SystemSerial: "SYS4711", BoardSerial: "BRD4711", ChassisSerial: "CHS4711",
 		Disks:     []hardware.Disk{{Serial: "DSK4711A", System: true}},

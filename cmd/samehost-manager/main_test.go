@@ -37,6 +37,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // for what tests start without a script
 	testscript.Main(m, map[string]func(){"samehost-manager": main})
 }
 
@@ -47,6 +48,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Values["pcs"] = map[string]*pc{}
 			env.Setenv("TZ", "Asia/Tokyo")
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // with the race detector every process would sleep a second before it ends
 			env.Setenv("LC_ALL", "C.UTF-8")
 			env.Setenv("ADDRESS", ownAddress())
 			return nil
