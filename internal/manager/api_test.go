@@ -604,10 +604,12 @@ func TestOpenAPI(t *testing.T) {
 		"GET /api/v1/amt-settings", "GET /api/v1/assets", "GET /api/v1/assets/{host_id}", "GET /api/v1/assets/{host_id}/history", "GET /api/v1/assets/{host_id}/orders",
 		"GET /api/v1/conflicts", "GET /api/v1/conflicts/{id}", "GET /api/v1/conflicts/{id}/preview",
 		"GET /api/v1/deletions", "GET /api/v1/duplicates", "GET /api/v1/history",
+		"GET /api/v1/initializations", "GET /api/v1/initializations/{id}", "GET /api/v1/initializations/{id}/targets",
 		"GET /api/v1/placeholders", "GET /api/v1/placeholders/suggestions", "GET /api/v1/rules", "GET /api/v1/tokens", "GET /api/v1/users",
 		"POST /api/v1/archive", "POST /api/v1/assets/{host_id}/replace", "POST /api/v1/assets/{host_id}/restore", "POST /api/v1/assets/{host_id}/retire",
 		"POST /api/v1/assets/{host_id}/undo-replace", "POST /api/v1/assets/{host_id}/unretire",
 		"POST /api/v1/conflicts/{id}/resolve", "POST /api/v1/conflicts/{id}/undo", "POST /api/v1/deletions/{id}/restore", "POST /api/v1/duplicates/resolve",
+		"POST /api/v1/initializations", "POST /api/v1/initializations/{id}/cancel",
 		"POST /api/v1/placeholders", "POST /api/v1/tokens", "POST /api/v1/users",
 		"PUT /api/v1/amt-settings", "PUT /api/v1/rules/{name}", "PUT /api/v1/users/{name}/password",
 	}
