@@ -322,7 +322,6 @@ func TestDeleteAndRestore(t *testing.T) {
 	}
 
 	// Deleted while the disk fails: the reinstalled PC restores its host ID from memory, and with it the asset.
-	was = w.identity(others)
 	w.manage("delete", others)
 	w.assets([]string{id})
 	w.fail(other)
