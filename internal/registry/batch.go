@@ -65,7 +65,7 @@ func (l *lane) join(r *Registry, j *checkInJob) error {
 	lead := !l.led
 	l.led = true
 	l.mu.Unlock()
-	for lead || <-j.turn {
+	if lead || <-j.turn {
 		l.mu.Lock()
 		batch := l.waiting[:min(len(l.waiting), maxBatch)]
 		l.waiting = append([]*checkInJob(nil), l.waiting[len(batch):]...)
@@ -85,9 +85,8 @@ func (l *lane) join(r *Registry, j *checkInJob) error {
 				other.turn <- false
 			}
 		}
-		return nil // who leads is the first of his batch
 	}
-	return nil
+	return nil // who leads is the first of his batch
 }
 
 // CheckIn implements checkin.HigherSystem. The report, every decision about it and the signed reply are durable
@@ -144,20 +143,46 @@ func (j *checkInJob) way(hops []checkin.Hop) error {
 	return nil
 }
 
-// acceptAll decides about a batch. A batch that fails is decided about one by one: what is wrong with one report must not
-// harm another.
+// acceptAll takes a batch: first the reports that need no decision, then all others. A batch that fails is done again one by
+// one: what is wrong with one report must not harm another.
 func (r *Registry) acceptAll(batch []*checkInJob) {
 	ctx, cancel := context.WithTimeout(context.Background(), batchTime) // who waits may be gone, the batch is others' too
 	defer cancel()
-	err := r.acceptBatch(ctx, batch)
+	var rest []*checkInJob
+	r.each(batch, func(some []*checkInJob) error {
+		decided, err := r.takeUp(ctx, some)
+		if err == nil {
+			rest = append(rest, decided...)
+		}
+		return err
+	})
+	r.each(rest, func(some []*checkInJob) error {
+		return r.decide(ctx, func(t *transaction) error {
+			for _, j := range some {
+				j.reply, j.err = checkin.Reply{}, nil
+				if err := t.alone(func() error { return t.decideAbout(j) }, &j.err); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// each does something with a batch, or if that fails with each report of it.
+func (r *Registry) each(batch []*checkInJob, do func([]*checkInJob) error) {
+	if len(batch) == 0 {
+		return
+	}
+	err := do(batch)
 	if err == nil {
 		return
 	}
 	for i, j := range batch {
 		if len(batch) > 1 {
-			err = r.acceptBatch(ctx, batch[i:i+1])
+			err = do(batch[i : i+1])
 		}
-		if err != nil && !r.repeatable(err) { // the disk is full, or the database is away: for the others too
+		if err != nil && !r.again(err) { // the disk is full, or the database is away: for the others too
 			for _, j := range batch[i:] {
 				j.err = err
 			}
@@ -169,79 +194,73 @@ func (r *Registry) acceptAll(batch []*checkInJob) {
 	}
 }
 
-func (r *Registry) acceptBatch(ctx context.Context, batch []*checkInJob) error {
-	var now int64
-	err := r.decide(ctx, func(t *transaction) error {
-		now = millis(t.now)
-		ids := make([]string, 0, len(batch))
-		known := make(map[string]bool, len(batch))
-		for _, j := range batch {
-			j.reply, j.err = checkin.Reply{}, nil
-			if id := j.v.Report.HostID.String(); !known[id] {
-				known[id] = true
-				ids = append(ids, id)
-			}
+// takeUp takes the reports of hosts at rest that say nothing new, and returns all others. What it read is what it writes over,
+// or it is done again; so it need not be kept apart from others in any other way.
+func (r *Registry) takeUp(ctx context.Context, batch []*checkInJob) (decided []*checkInJob, err error) {
+	ids := make([]string, 0, len(batch))
+	seen := make(map[string]bool, len(batch))
+	for _, j := range batch {
+		if id := j.v.Report.HostID.String(); !seen[id] {
+			seen[id] = true
+			ids = append(ids, id)
 		}
-		// Where the clock was set back, what was measured before is certain of nothing any more (span): nobody rests on it.
-		if last := r.latest.Load(); last == 0 || last > millis(t.now.Add(slack)) {
-			if err := t.wake(`received > $1`, millis(t.now.Add(slack))); err != nil {
-				return err
-			}
-		}
+	}
+	if err := r.wakeIfSetBack(ctx); err != nil {
+		return nil, err
+	}
+	err = r.decideIn(ctx, r.light, func(t *transaction) error {
+		decided = nil
 		resting, err := t.restingOf(ids)
 		if err != nil {
 			return err
 		}
-		// First those that need no decision, and are the next of their host; then all others, each for itself.
-		changed, decided := make([]*restingHost, 0, len(ids)), batch[:0:0]
-		clear(known)
+		changed := make([]*restingHost, 0, len(resting))
+		passed := make(map[string]bool) // hosts of which a report is decided about: those after it are, too
 		hour := hourOf(t.now)
 		for _, j := range batch {
+			j.reply, j.err = checkin.Reply{}, nil
 			id := j.v.Report.HostID.String()
 			q := resting[id]
-			if q == nil || known[id] {
-				known[id] = true
-				decided = append(decided, j)
-				continue
-			}
 			received := t.arrived(j)
 			switch {
+			case q == nil || passed[id]:
+				decided = append(decided, j)
 			case q.again(&j.v):
 				j.reply = q.lastReply(&j.v)
 			case !q.continues(t, &j.v, received, j.uncertain) || q.hour == hour && q.inHour >= maxReportsPerHour:
-				known[id] = true
+				passed[id] = true
 				decided = append(decided, j)
 			default:
-				changed = append(changed, q)
+				if q.was == "" {
+					q.was = q.tip
+					changed = append(changed, q)
+				}
 				q.take(t, &j.v, received, hour)
 				j.reply = q.lastReply(&j.v)
 			}
 		}
-		saved := make(map[*restingHost]bool, len(changed))
-		for _, q := range changed {
-			if !saved[q] {
-				saved[q] = true
-				if err := t.saveResting(q); err != nil {
-					return err
-				}
-			}
+		if len(changed) == 0 {
+			return nil
 		}
-		if len(changed) > 0 {
-			if err := t.contact(); err != nil {
-				return err
-			}
+		if err := t.saveResting(changed); err != nil {
+			return err
 		}
-		for _, j := range decided {
-			if err := t.alone(func() error { return t.decideAbout(j) }, &j.err); err != nil {
-				return err
-			}
-		}
-		return nil
+		return t.contact()
 	})
-	if err == nil {
-		r.latest.Store(now)
+	return decided, err
+}
+
+// wakeIfSetBack wakes the hosts whose latest report is later than now: where the clock was set back, what was measured before
+// is certain of nothing any more (span), and nobody rests on it.
+func (r *Registry) wakeIfSetBack(ctx context.Context) error {
+	now := millis(r.now())
+	if last := r.latest.Load(); last == 0 || last > now+slack.Milliseconds() {
+		if err := r.decide(ctx, func(t *transaction) error { return t.wake(`received > $1`, millis(t.now.Add(slack))) }); err != nil {
+			return err
+		}
 	}
-	return err
+	r.latest.Store(now)
+	return nil
 }
 
 // arrived takes up a report: when it came to the first of the relays, and by which way. The time is never later than now.
@@ -257,7 +276,7 @@ func (t *transaction) alone(f func() error, into *error) error {
 		return err
 	}
 	err := f()
-	if err != nil && t.reg.repeatable(err) {
+	if err != nil && t.reg.again(err) {
 		return err
 	}
 	end := `RELEASE SAVEPOINT alone`

@@ -119,6 +119,9 @@ func hide(text string, u *url.URL) string {
 	return text
 }
 
+// postgresLanes is how many batches of check-ins are under way at a time: while one waits for the server, another is made.
+const postgresLanes = 4
+
 // postgresDatabase is the database that a server holds. Several managers may work on it at once: every transaction that
 // writes is serializable, and run again where it met another one.
 func postgresDatabase(dsn string) (*database, error) {
@@ -141,8 +144,8 @@ func postgresDatabase(dsn string) (*database, error) {
 	return &database{
 		name: postgresName(u), readers: connect(), writers: connect(), postgres: c,
 		dialect: goose.DialectPostgres, migrations: "migrations/postgres",
-		snapshot:  &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
-		isolation: sql.LevelSerializable, repeatable: postgresRepeatable,
+		snapshot: &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
+		side:     postgresLanes, isolation: sql.LevelSerializable, light: sql.LevelReadCommitted, repeatable: postgresRepeatable,
 		within: func(ctx context.Context) context.Context { return ctx },
 	}, nil
 }

@@ -90,6 +90,7 @@ type database struct {
 	side       int            // lanes of check-ins side by side; 0: one
 	snapshot   *sql.TxOptions // of a transaction that sees everything as of one moment; nil: every one does
 	isolation  sql.IsolationLevel
+	light      sql.IsolationLevel                    // of a transaction that finds out by itself whether others were in its way (errMoved)
 	within     func(context.Context) context.Context // for the statements of a transaction that began under that context
 	repeatable func(error) bool                      // reports whether a transaction that failed so has left nothing behind, and may go well the next time
 }
@@ -247,9 +248,13 @@ const maxTries = 10
 // in the way it runs f again, from the beginning: whatever f changes outside the transaction it must set anew each
 // time. Every transaction that writes goes through here.
 func (r *Registry) write(ctx context.Context, f func(*transaction) error) error {
+	return r.writeIn(ctx, r.isolation, f)
+}
+
+func (r *Registry) writeIn(ctx context.Context, level sql.IsolationLevel, f func(*transaction) error) error {
 	for try := 1; ; try++ {
-		err := r.writeOnce(ctx, f)
-		if err == nil || !r.repeatable(err) {
+		err := r.writeOnce(ctx, level, f)
+		if err == nil || !r.again(err) {
 			return err
 		}
 		if try == maxTries {
@@ -265,9 +270,15 @@ func (r *Registry) write(ctx context.Context, f func(*transaction) error) error 
 	}
 }
 
-func (r *Registry) writeOnce(ctx context.Context, f func(*transaction) error) (err error) {
+// errMoved says that what a transaction was about to write over is not what it had read.
+var errMoved = errors.New("another transaction wrote the same rows")
+
+// again reports whether a transaction that failed so may go well the next time.
+func (r *Registry) again(err error) bool { return errors.Is(err, errMoved) || r.repeatable(err) }
+
+func (r *Registry) writeOnce(ctx context.Context, level sql.IsolationLevel, f func(*transaction) error) (err error) {
 	defer r.wrote.since(time.Now(), &err)
-	tx, err := r.writers.BeginTx(ctx, &sql.TxOptions{Isolation: r.isolation})
+	tx, err := r.writers.BeginTx(ctx, &sql.TxOptions{Isolation: level})
 	if err != nil {
 		return err
 	}
@@ -281,7 +292,7 @@ func (r *Registry) writeOnce(ctx context.Context, f func(*transaction) error) (e
 		return err
 	}
 	if err := tx.Commit(); err != nil {
-		if r.isolation == sql.LevelSerializable && connectionLost(err) {
+		if level != sql.LevelDefault && connectionLost(err) {
 			return &UncertainError{err}
 		}
 		return err

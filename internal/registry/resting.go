@@ -48,6 +48,8 @@ type restingHost struct {
 	hour       int64
 	inHour     int64
 	recent     []byte
+
+	was string // the tip as it was read, once that has changed; "" before
 }
 
 const (
@@ -122,16 +124,56 @@ func (q *restingHost) take(t *transaction, v *checkin.VerifiedReport, received t
 func hourOf(t time.Time) int64 { return t.UnixMilli() / time.Hour.Milliseconds() }
 
 // saveResting writes what take changed.
-func (t *transaction) saveResting(q *restingHost) error {
-	if len(q.recent) >= trailBytes {
-		if err := t.trail(q); err != nil {
-			return err
+func (t *transaction) saveResting(all []*restingHost) error {
+	for _, q := range all {
+		if len(q.recent) >= trailBytes {
+			if err := t.trail(q); err != nil {
+				return err
+			}
 		}
 	}
-	_, err := t.exec(`UPDATE resting SET tip = $1, previous = $2, base = $3, origin = $4, age_ms = $5, received = $6, answered = $7, interval_s = $8, clock = $9, reports = $10, hour = $11, in_hour = $12, recent = $13
-		WHERE host_id = $14`, q.tip, q.previous, q.base, q.origin, q.age, q.received, q.answered, q.told, q.clock, q.reports, q.hour, q.inHour, q.recent, q.id)
-	return err
+	for len(all) > 0 {
+		n := min(len(all), savedAtOnce)
+		args := make([]any, 0, n*restingParts)
+		for _, q := range all[:n] {
+			args = append(args, q.id, q.tip, q.previous, q.base, q.origin, q.age, q.received, q.answered, q.told, q.clock, q.reports, q.hour, q.inHour, q.recent, q.was)
+		}
+		written, err := t.exec(updateResting[n], args...)
+		if err == nil && written != int64(n) {
+			err = errMoved
+		}
+		if err != nil {
+			return err
+		}
+		all = all[n:]
+	}
+	return nil
 }
+
+const (
+	savedAtOnce  = 16
+	restingParts = 15
+)
+
+// updateResting are the statements that write so many hosts at once.
+var updateResting = func() (texts [savedAtOnce + 1]string) {
+	types := [restingParts]string{"TEXT", "TEXT", "TEXT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "", "TEXT"}
+	var rows []string
+	for n := 1; n <= savedAtOnce; n++ {
+		row := make([]string, restingParts)
+		for i := range row {
+			row[i] = fmt.Sprint("$", len(rows)*restingParts+i+1)
+			if types[i] != "" {
+				row[i] = "CAST(" + row[i] + " AS " + types[i] + ")"
+			}
+		}
+		rows = append(rows, "("+strings.Join(row, ", ")+")")
+		texts[n] = `UPDATE resting SET tip = column2, previous = column3, base = column4, origin = column5, age_ms = column6, received = column7, answered = column8,
+			interval_s = column9, clock = column10, reports = column11, hour = column12, in_hour = column13, recent = column14
+			FROM (VALUES ` + strings.Join(rows, ", ") + `) AS said WHERE resting.host_id = column1 AND resting.tip = column15`
+	}
+	return texts
+}()
 
 // trail puts the digests of a host's latest reports where they stay.
 func (t *transaction) trail(q *restingHost) error {
