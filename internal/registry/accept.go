@@ -18,11 +18,14 @@ func (t *transaction) reply(v checkin.VerifiedReport) checkin.Reply {
 // accept decides about a report that is new.
 func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (checkin.Reply, error) {
 	reply := t.reply(v)
-	if err := t.wake(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = (SELECT asset_id FROM hosts WHERE host_id = $1))`, v.Report.HostID.String()); err != nil {
-		return reply, err
-	}
 	h, proven, err := t.admit(v)
 	if err != nil {
+		return reply, err
+	}
+	if again, seen, err := t.seenAtRest(v); err != nil || seen {
+		return again, err
+	}
+	if err := t.wake(`host_id IN (SELECT host_id FROM hosts WHERE asset_id = (SELECT asset_id FROM hosts WHERE host_id = $1))`, v.Report.HostID.String()); err != nil {
 		return reply, err
 	}
 	text, err := t.bound(s, v, proven)
@@ -40,7 +43,7 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 	if err != nil || p.seen { // accepted long ago, and that is all there is to say
 		return reply, err
 	}
-	if err := t.rate(v.Report.HostID.String(), proven, hourOf(t.now), 1); err != nil {
+	if err := t.rate(v.Report.HostID.String(), proven, hourOf(t.now)); err != nil {
 		return reply, err
 	}
 	if err := t.expand(&v.Report, p.branch.id); err != nil {
@@ -151,7 +154,9 @@ func (t *transaction) acceptProven(v checkin.VerifiedReport, h host, e epoch, p 
 func (t *transaction) settle(v checkin.VerifiedReport, h host, e epoch, p placement) (hostid.Board, error) {
 	reported := facts(v.Report.Facts)
 	board := t.compare(h.facts, reported)
-	if board == hostid.AnotherBoard || v.Report.Base != (checkin.Digest{}) || !p.tip {
+	// What was long on its way says nothing about now where another line was heard since.
+	late := h.keeper != 0 && h.keeper != p.branch.id && t.received.Before(h.heard) && !h.heard.After(t.now)
+	if board == hostid.AnotherBoard || v.Report.Base != (checkin.Digest{}) || !p.tip || late {
 		if err := t.checkedIn(h); err != nil {
 			return board, err
 		}
@@ -164,7 +169,7 @@ func (t *transaction) settle(v checkin.VerifiedReport, h host, e epoch, p placem
 		}
 		return board, t.otherBoard(v, h, e, p.branch)
 	}
-	if v.Report.Base != (checkin.Digest{}) || !p.tip {
+	if v.Report.Base != (checkin.Digest{}) || !p.tip || late {
 		return board, nil // a delta says too little, a late report nothing about now
 	}
 	if board == hostid.SameBoard && p.inConflict {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -71,7 +72,7 @@ func (l *lane) join(r *Registry, j *checkInJob) error {
 		l.waiting = append([]*checkInJob(nil), l.waiting[len(batch):]...)
 		l.mu.Unlock()
 		began := time.Now()
-		r.acceptAll(batch)
+		r.acceptAll(batch) // which does not panic, or nobody would lead any more
 		took := time.Since(began)
 		r.busy.add(took)
 		l.mu.Lock()
@@ -174,6 +175,7 @@ func (r *Registry) each(batch []*checkInJob, do func([]*checkInJob) error) {
 	if len(batch) == 0 {
 		return
 	}
+	do = calmly(do)
 	err := do(batch)
 	if err == nil {
 		return
@@ -181,6 +183,10 @@ func (r *Registry) each(batch []*checkInJob, do func([]*checkInJob) error) {
 	for i, j := range batch {
 		if len(batch) > 1 {
 			err = do(batch[i : i+1])
+		}
+		if _, mistake := errors.AsType[*panicError](err); mistake {
+			j.err = err
+			continue
 		}
 		if err != nil && !r.again(err) { // the disk is full, or the database is away: for the others too
 			for _, j := range batch[i:] {
@@ -191,6 +197,29 @@ func (r *Registry) each(batch []*checkInJob, do func([]*checkInJob) error) {
 		if err != nil { // others are in the way, time and again
 			j.err = &checkin.Busy{After: time.Second + rand.N(maxWait), Reason: err.Error()}
 		}
+	}
+}
+
+// A panicError is a mistake in this program that a report has brought to light. Whoever works for others gives it back as
+// an error: it is that report's alone.
+type panicError struct {
+	what  any
+	stack []byte
+}
+
+func (e *panicError) Error() string {
+	return fmt.Sprintf("deciding about a report failed, which is a mistake in this program: %v\n%s", e.what, e.stack)
+}
+
+// calmly is do without its panics.
+func calmly(do func([]*checkInJob) error) func([]*checkInJob) error {
+	return func(batch []*checkInJob) (err error) {
+		defer func() {
+			if what := recover(); what != nil {
+				err = &panicError{what, debug.Stack()}
+			}
+		}()
+		return do(batch)
 	}
 }
 

@@ -48,13 +48,17 @@ func (t *transaction) bound(s checkin.SignedReport, v checkin.VerifiedReport, pr
 	if _, err = t.get(`SELECT COUNT(*) FROM history WHERE host_id = $1 AND at > $2`, []any{id, day}, []any{&events}); err != nil {
 		return false, err
 	}
+	mostEvents := int64(maxEventsPerDay)
+	if !proven {
+		mostEvents /= 2 // the history is one: the rest of it is the PC's
+	}
 	for _, b := range []struct {
 		over bool
 		what string
 	}{
 		{reports >= maxReportsPerHour, fmt.Sprintf("%d reports within an hour", reports)},
 		{!begun && epochs >= maxEpochsPerDay, fmt.Sprintf("%d new beginnings within a day", epochs)},
-		{events >= maxEventsPerDay, fmt.Sprintf("%d events within a day", events)},
+		{events >= mostEvents, fmt.Sprintf("%d events within a day", events)},
 	} {
 		if b.over {
 			return false, fmt.Errorf("host ID %s: %s: %w; see what runs there", id, b.what, ErrTooMuch)

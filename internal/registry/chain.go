@@ -69,7 +69,9 @@ func (t *transaction) place(s checkin.SignedReport, v checkin.VerifiedReport, e 
 	evidence := map[string]any{"epoch": e.epoch, "report": v.Digest, "previous": v.Report.Previous, "counter": v.Report.Counter, "run": v.Report.Run}
 	switch begins := previous == ""; {
 	case known && !followed: // continues
-		_, err = t.exec(`UPDATE branches SET tip = $1, last_received = $2 WHERE id = $3`, digest, millis(t.received), branchID)
+		// What was heard stays heard (latest), however long the report after it is said to have been on its way.
+		_, err = t.exec(`UPDATE branches SET tip = $1, last_received = CASE WHEN last_received > $2 AND last_received <= $3 THEN last_received ELSE $2 END WHERE id = $4`,
+			digest, millis(t.received), millis(t.now), branchID)
 		if err == nil && said.base != "" {
 			_, err = t.exec(`UPDATE branches SET facts = $1, words = $2, base = $3 WHERE id = $4`, said.facts, said.words, said.base, branchID)
 		}

@@ -163,6 +163,9 @@ func open(ctx context.Context, d *database, o Options) (*Registry, error) {
 	if err == nil {
 		err = r.migrate(ctx)
 	}
+	if err == nil {
+		_, err = r.readPace(ctx, r.readers)
+	}
 	if err != nil {
 		r.Close()
 		return nil, fmt.Errorf("open database %s: %w", d.name, err)

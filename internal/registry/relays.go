@@ -259,5 +259,5 @@ func (r *Registry) Relays(ctx context.Context) ([]Relay, error) {
 		}
 		return l, nil
 	}, `SELECT r.host_id, h.seen, r.via, r.names, r.state, r.expires, r.heard, h.last_checkin, `+relayInForce+`,
-		(SELECT COUNT(*) FROM work w WHERE w.relay = r.host_id AND w.ended IS NULL) FROM relays r JOIN hosts h ON h.host_id = r.host_id ORDER BY r.host_id`)
+		(SELECT COUNT(*) FROM work w WHERE w.relay = r.host_id AND w.ended IS NULL) FROM relays r JOIN hosts_now h ON h.host_id = r.host_id ORDER BY r.host_id`)
 }

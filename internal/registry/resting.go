@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -61,6 +62,10 @@ const (
 
 	digestKept = 16 // bytes of a digest in recent and trails: nobody finds two reports that agree in them
 	trailBytes = 64 * digestKept
+
+	// maxTrails bounds what is looked through for a report that continues no line: each row is one report of a client at least, and
+	// it makes 2900 in the thirty days for which they are kept (keepReport).
+	maxTrails = 4096
 )
 
 func scanResting(scan func(...any) error) (q restingHost, err error) {
@@ -96,11 +101,18 @@ func (q *restingHost) continues(t *transaction, v *checkin.VerifiedReport, recei
 		return false
 	case millis(t.now)-q.since > maxRest.Milliseconds(), millis(t.now) < q.since:
 		return false
-	case r.Base != checkin.Digest{}:
-		return q.base == r.Base.String()
 	}
-	said := r.Describes()
-	return bytes.Equal(q.said, said[:])
+	said := says(r)
+	if r.Base != (checkin.Digest{}) {
+		return q.base == r.Base.String() && bytes.HasSuffix(q.said, said[len(checkin.Digest{}):])
+	}
+	return bytes.Equal(q.said, said)
+}
+
+// says is what a report says of its PC, and then what a delta says of it too: which settings it holds.
+func says(r *checkin.Report) []byte {
+	all, settings := r.Describes(), sha256.Sum256([]byte(toJSON(r.Settings)))
+	return append(all[:], settings[:8]...)
 }
 
 // take takes a report that continues.
@@ -224,11 +236,14 @@ func (t *transaction) rest(v checkin.VerifiedReport, h host, e epoch, p placemen
 	if err != nil || busy {
 		return err
 	}
-	said := r.Describes()
+	var hour, inHour int64
+	if _, err := t.get(`SELECT hour, reports FROM rates WHERE host_id = $1 AND proven`, []any{h.id.String()}, []any{&hour, &inHour}); err != nil {
+		return err
+	}
 	_, err = t.exec(`INSERT INTO resting (host_id, key, epoch, epoch_id, branch_id, interval_id, run, said, route, since, generation, tip, previous, base, origin, age_ms, received, answered, interval_s, clock, reports, hour, in_hour, recent)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 0, 0, 0, $21)`,
-		h.id.String(), []byte(v.Key), r.Epoch.String(), e.id, p.branch.id, interval, r.Run.String(), said[:], t.route, millis(t.now), t.pace.generation,
-		v.Digest.String(), r.Previous.String(), base, origin, int64(r.AgeMS), millis(t.received), millis(reply.Time), int64(reply.Interval/time.Second), r.Time, []byte{})
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 0, $21, $22, $23)`,
+		h.id.String(), []byte(v.Key), r.Epoch.String(), e.id, p.branch.id, interval, r.Run.String(), says(&r), t.route, millis(t.now), t.pace.generation,
+		v.Digest.String(), r.Previous.String(), base, origin, int64(r.AgeMS), millis(t.received), millis(reply.Time), int64(reply.Interval/time.Second), r.Time, hour, inHour, []byte{})
 	return err
 }
 
@@ -286,7 +301,7 @@ func (t *transaction) wakeHost(q *restingHost) error {
 	if _, err := t.exec(`UPDATE intervals SET origin = $1, last = $2, reports = reports + $3 WHERE id = $4`, q.origin, q.received, q.reports, q.interval); err != nil {
 		return err
 	}
-	if err := t.rate(q.id, true, q.hour, q.inHour); err != nil {
+	if _, err := t.exec(`UPDATE rates SET hour = $1, reports = $2 WHERE host_id = $3 AND proven`, q.hour, q.inHour, q.id); err != nil {
 		return err
 	}
 	h, known, err := t.host(id)
@@ -301,10 +316,10 @@ func (t *transaction) wakeHost(q *restingHost) error {
 	return err
 }
 
-// rate counts reports of a host in an hour.
-func (t *transaction) rate(host string, proven bool, hour, reports int64) error {
-	_, err := t.exec(`INSERT INTO rates (host_id, proven, hour, reports) VALUES ($1, $2, $3, $4) ON CONFLICT (host_id, proven) DO UPDATE SET
-		reports = CASE WHEN rates.hour = excluded.hour THEN rates.reports + excluded.reports ELSE excluded.reports END, hour = excluded.hour`, host, proven, hour, reports)
+// rate counts a report of a host in an hour.
+func (t *transaction) rate(host string, proven bool, hour int64) error {
+	_, err := t.exec(`INSERT INTO rates (host_id, proven, hour, reports) VALUES ($1, $2, $3, 1) ON CONFLICT (host_id, proven) DO UPDATE SET
+		reports = CASE WHEN rates.hour = excluded.hour THEN rates.reports + 1 ELSE 1 END, hour = excluded.hour`, host, proven, hour)
 	return err
 }
 
@@ -315,18 +330,45 @@ func (t *transaction) seenInTrail(epoch int64, d checkin.Digest) (line int64, se
 		digests []byte
 	}
 	all, err := collect(t, func(scan func(...any) error) (c chunk, err error) { return c, scan(&c.line, &c.digests) },
-		`SELECT t.branch_id, t.digests FROM trails t JOIN branches b ON b.id = t.branch_id WHERE b.epoch_id = $1 ORDER BY t.id DESC`, epoch)
+		`SELECT t.branch_id, t.digests FROM trails t JOIN branches b ON b.id = t.branch_id WHERE b.epoch_id = $1 ORDER BY t.id DESC LIMIT $2`, epoch, maxTrails)
 	if err != nil {
 		return 0, false, err
 	}
 	for _, c := range all {
-		for rest := c.digests; len(rest) >= digestKept; rest = rest[digestKept:] {
-			if bytes.Equal(rest[:digestKept], d[:digestKept]) {
-				return c.line, true, nil
-			}
+		if inDigests(c.digests, d) {
+			return c.line, true, nil
 		}
 	}
 	return 0, false, nil
+}
+
+// seenAtRest answers a report of a host at rest that was accepted, and of which no reply is kept. To do so nobody has to be woken.
+func (t *transaction) seenAtRest(v checkin.VerifiedReport) (reply checkin.Reply, seen bool, err error) {
+	reply = t.reply(v)
+	all, err := collect(t, scanResting, restingColumns+`WHERE host_id = $1`, v.Report.HostID.String())
+	if err != nil || len(all) == 0 {
+		return reply, false, err
+	}
+	switch q := all[0]; {
+	case !q.key.Equal(v.Key), q.epoch != v.Report.Epoch.String(), q.tip == v.Report.Previous.String():
+	case q.again(&v):
+		return q.lastReply(&v), true, nil
+	case inDigests(q.recent, v.Digest):
+		seen = true
+	default:
+		_, seen, err = t.seenInTrail(q.epochID, v.Digest)
+	}
+	return reply, seen, err
+}
+
+// inDigests looks for a digest among those of reports of which nothing else is kept.
+func inDigests(digests []byte, d checkin.Digest) bool {
+	for ; len(digests) >= digestKept; digests = digests[digestKept:] {
+		if bytes.Equal(digests[:digestKept], d[:digestKept]) {
+			return true
+		}
+	}
+	return false
 }
 
 // restingOf are the hosts of these IDs that are at rest.
