@@ -177,6 +177,8 @@ var updateResting = func() (texts [savedAtOnce + 1]string) {
 			row[i] = fmt.Sprint("$", len(rows)*restingParts+i+1)
 			if types[i] != "" {
 				row[i] = "CAST(" + row[i] + " AS " + types[i] + ")"
+			} else { // the databases' names for bytes differ
+				row[i] = "COALESCE(" + row[i] + ", (SELECT recent FROM resting WHERE FALSE))"
 			}
 		}
 		rows = append(rows, "("+strings.Join(row, ", ")+")")
