@@ -49,9 +49,17 @@ type lane struct {
 	reports float64
 }
 
+// tellingReports is how many reports tell what one costs. A batch of fewer may have waited for the disk most of the time, and then
+// takes as long as one of so many.
+const tellingReports = 16
+
 // wait is how long whoever comes now will have to wait, about. l.mu is held.
 func (l *lane) wait() time.Duration {
-	return time.Duration(float64(len(l.waiting)) * l.took.Seconds() / max(l.reports, 1) * float64(time.Second))
+	if len(l.waiting) == 0 {
+		return 0
+	}
+	took := float64(l.took)
+	return time.Duration(max(took/max(l.reports, 1), took/max(l.reports, tellingReports)*float64(len(l.waiting))))
 }
 
 // join waits until the job is done.

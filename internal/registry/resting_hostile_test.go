@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -321,5 +322,91 @@ func TestTrailsAreBounded(t *testing.T) {
 			INSERT INTO trails (branch_id, last, digests) SELECT branch_id, last, $2 FROM n, (SELECT branch_id, last FROM trails ORDER BY id LIMIT 1) AS t`, more, make([]byte, digestKept)); err != nil {
 			t.Fatal(err, line)
 		}
+	}
+}
+
+// Two managers that are asked at the same time, each with the reports of the same hosts, and an operator in between, say the same.
+func TestTwoManagersAtOnce(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	other := m.again(t)
+	var all sync.WaitGroup
+	for i := range 6 {
+		p := newPC(m, fmt.Sprint("pc", i))
+		p.report.Facts = modelFacts("good", i)
+		all.Go(func() {
+			for n := range 20 {
+				s := p.next()
+				var replies [2]checkin.Reply
+				var both sync.WaitGroup
+				for k, r := range []*Registry{m.Registry, other} {
+					both.Go(func() {
+						for {
+							var err error
+							if replies[k], err = r.CheckIn(t.Context(), s); err == nil {
+								return
+							}
+							if _, busy := errors.AsType[*checkin.Busy](err); !busy {
+								t.Errorf("%s, report %d: %v", p.report.Names.Host, n, err)
+								return
+							}
+						}
+					})
+				}
+				if n%7 == 6 {
+					both.Go(func() {
+						_, err := other.Archive(t.Context(), 1, true, Actor{})
+						must(t, err)
+						_, err = other.Retire(t.Context(), p.report.HostID, Actor{})
+						must(t, err)
+						_, err = other.Unretire(t.Context(), p.report.HostID, Actor{})
+						must(t, err)
+					})
+				}
+				both.Wait()
+				if replies[0].Raw != replies[1].Raw {
+					t.Errorf("%s, report %d: one answers %+v, the other %+v", p.report.Names.Host, n, replies[0], replies[1])
+				}
+				m.pass(time.Second)
+			}
+			if got := m.asset(p.report.HostID); got.Hosts[0].Branches != 1 || got.LastCheckin.IsZero() {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+	all.Wait()
+	m.restHolds(t)
+	expect(t, "conflicts", m.conflictKinds(), nil)
+	must(t, m.decide(t.Context(), func(t *transaction) error { return t.wake(`$1 = 1`, 1) }))
+	type sum struct {
+		Host    string
+		Reports int
+	}
+	got, err := scanAll(t.Context(), m.readers, func(scan func(...any) error) (s sum, err error) { return s, scan(&s.Host, &s.Reports) },
+		`SELECT e.host_id, CAST(SUM(i.reports) AS BIGINT) FROM intervals i JOIN epochs e ON e.id = i.epoch_id GROUP BY e.host_id ORDER BY 1`)
+	must(t, err)
+	for _, s := range got {
+		expect(t, "reports of "+s.Host, s.Reports, 20)
+	}
+}
+
+// One report that took long, because the disk did, turns away nobody who will share the next write with others; many that did, do.
+func TestWaitIsJudgedByMany(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		waiting int
+		took    time.Duration
+		reports float64
+		refused bool
+	}{
+		{0, time.Minute, 1, false},
+		{1, 10 * time.Second, 1, true},
+		{40, 300 * time.Millisecond, 1, false},
+		{40, 30 * time.Second, 100, true},
+		{1000, 300 * time.Millisecond, 1, true},
+		{1000, 300 * time.Millisecond, 100, false},
+	} {
+		l := lane{waiting: make([]*checkInJob, tt.waiting), took: tt.took, reports: tt.reports}
+		expect(t, fmt.Sprintf("%+v", tt), l.wait() > maxWait, tt.refused)
 	}
 }
