@@ -1,0 +1,262 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// workManager hands out work and takes progress, as a manager does.
+type workManager struct {
+	server *httptest.Server
+	mu     sync.Mutex
+	open   map[string]string // work by ID, as signed
+	got    []checkin.Progress
+	down   bool
+	gone   map[string]bool // called off
+}
+
+func newWorkManager(t *testing.T, who hostid.ID) *workManager {
+	t.Helper()
+	m := &workManager{open: map[string]string{}, gone: map[string]bool{}}
+	m.server = httptest.NewTLSServer(checkin.RelayHandler(newAbove(), checkin.ForRelays{
+		Who: func(*http.Request) (hostid.ID, error) { return who, nil },
+		Work: func(ctx context.Context, _ hostid.ID, q checkin.WorkQuery) (checkin.WorkAnswer, error) {
+			for {
+				m.mu.Lock()
+				a := checkin.WorkAnswer{Work: []string{}}
+				for id, jws := range m.open {
+					w, err := checkin.VerifyWork(jws, fingerprint)
+					if err == nil && slices.Contains(q.Relays, w.To) && !slices.Contains(q.Have, id) {
+						a.Work = append(a.Work, jws)
+					}
+				}
+				m.mu.Unlock()
+				if len(a.Work) > 0 {
+					return a, nil
+				}
+				select {
+				case <-time.After(5 * time.Millisecond):
+				case <-ctx.Done():
+					return a, nil
+				}
+			}
+		},
+		Progress: func(_ context.Context, _ hostid.ID, jws string) error {
+			p, _, err := checkin.VerifyProgress(jws)
+			if err != nil {
+				return err
+			}
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.down {
+				return errors.New("down")
+			}
+			if m.gone[p.Work] {
+				return &checkin.Refusal{Code: checkin.UnknownWork, Detail: "called off"}
+			}
+			if !slices.ContainsFunc(m.got, func(g checkin.Progress) bool { return g.Work == p.Work && g.Sequence == p.Sequence }) {
+				m.got = append(m.got, p)
+			}
+			if p.Done {
+				delete(m.open, p.Work)
+			}
+			return nil
+		},
+	}, slog.New(slog.DiscardHandler)))
+	t.Cleanup(m.server.Close)
+	return m
+}
+
+func (m *workManager) post(t *testing.T, id, kind string, to hostid.ID) {
+	t.Helper()
+	jws, err := checkin.SignWork(checkin.Work{ID: id, To: to, Kind: kind, Made: time.Now(), Body: json.RawMessage(`{"n":3}`)}, managerKey)
+	must(t, err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.open[id] = jws
+}
+
+func (m *workManager) set(down bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.down = down
+}
+
+// said is what was said of a work, in the order in which it was taken.
+func (m *workManager) said(id string) (list []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.got {
+		if p.Work == id {
+			list = append(list, fmt.Sprintf("%d %s %v", p.Sequence, p.Body, p.Done))
+		}
+	}
+	return list
+}
+
+func (m *workManager) client(t *testing.T) *checkin.RelayClient {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AddCert(m.server.Certificate())
+	c, err := checkin.NewRelayClient(checkin.ClientOptions{URL: m.server.URL, RootCAs: roots, Manager: fingerprint, Certificate: func() (*tls.Certificate, error) { return nil, nil }})
+	must(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for range 6000 {
+		if f() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatal("in vain: " + what)
+}
+
+// running is a relay's work, as Serve runs it.
+func running(t *testing.T, dir string, who identity, m *workManager, do map[string]Do) (w *works, stop func()) {
+	t.Helper()
+	w, err := openWorks(dir, who, m.client(t), do, quiet())
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { w.run(ctx); close(done) }()
+	return w, func() { cancel(); <-done }
+}
+
+func newIdentity() identity {
+	return identity{hostid.Record{HostID: hostid.NewID(), Seed: hostid.NewSeed()}, fingerprint}
+}
+
+// Work is begun again by a relay that ended in the middle of it, and what it said before is not said again.
+func TestWorkIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	who, dir := newIdentity(), t.TempDir()
+	m := newWorkManager(t, who.record.HostID)
+	calls := make(chan int, 10)
+	var done int // what the work itself remembers
+	do := map[string]Do{"count": func(ctx context.Context, w checkin.Work, report func(json.RawMessage, bool) error) error {
+		if done == 0 {
+			m.set(true) // what is said is not taken meanwhile
+		}
+		calls <- done
+		for done < 3 {
+			done++
+			if err := report(json.RawMessage(fmt.Sprintf(`{"done":%d}`, done)), done == 3); err != nil {
+				return err
+			}
+			if done == 1 {
+				<-ctx.Done() // the relay is ended here
+				return ctx.Err()
+			}
+		}
+		return nil
+	}}
+	m.post(t, "w-1", "count", who.record.HostID)
+	w, stop := running(t, dir, who, m, do)
+	<-calls
+	eventually(t, "the first progress is durable", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.own["w-1"] != nil && w.own["w-1"].said == 2 // after that it begins
+	})
+	stop()
+	m.set(false)
+	w, stop = running(t, dir, who, m, do)
+	defer stop()
+	if got := <-calls; got != 1 {
+		t.Errorf("begun again with %d done", got)
+	}
+	eventually(t, "the work is done", func() bool { open, _ := w.state(); return open == 0 && len(m.said("w-1")) == 4 })
+	if got, want := m.said("w-1"), []string{`1 {} false`, `2 {"done":1} false`, `3 {"done":2} false`, `4 {"done":3} true`}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if len(calls) > 0 {
+		t.Error("begun once more")
+	}
+}
+
+func TestWorkOfAnUnknownKindOrCalledOff(t *testing.T) {
+	t.Parallel()
+	who := newIdentity()
+	m := newWorkManager(t, who.record.HostID)
+	ended := make(chan struct{})
+	w, stop := running(t, t.TempDir(), who, m, map[string]Do{"long": func(ctx context.Context, _ checkin.Work, report func(json.RawMessage, bool) error) error {
+		for ctx.Err() == nil {
+			if report(json.RawMessage(`{}`), false) != nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		<-ctx.Done()
+		close(ended)
+		return ctx.Err()
+	}})
+	defer stop()
+	m.post(t, "w-1", "paint", who.record.HostID)
+	eventually(t, "it is said that nobody can do that", func() bool { return slices.Equal(m.said("w-1"), []string{`1 {"error":"unknown-kind"} true`}) })
+	m.post(t, "w-2", "long", who.record.HostID)
+	eventually(t, "it is begun", func() bool { return len(m.said("w-2")) > 0 })
+	m.mu.Lock()
+	m.gone["w-2"] = true
+	delete(m.open, "w-2")
+	m.mu.Unlock()
+	<-ended
+	eventually(t, "nothing is left", func() bool { open, _ := w.state(); return open == 0 })
+}
+
+// Work for a relay below passes through, as the manager signed it; what another signed goes nowhere.
+func TestWorkPassesThrough(t *testing.T) {
+	t.Parallel()
+	upper, lower := newIdentity(), newIdentity()
+	m := newWorkManager(t, upper.record.HostID)
+	forged, err := checkin.SignWork(checkin.Work{ID: "forged", To: upper.record.HostID, Kind: "long", Made: time.Now(), Body: json.RawMessage(`{}`)}, lower.record.Seed.SigningKey())
+	must(t, err)
+	w, stop := running(t, t.TempDir(), upper, m, nil)
+	defer stop()
+	w.take(t.Context(), &sync.WaitGroup{}, checkin.WorkAnswer{Work: []string{forged}})
+	if open, _ := w.state(); open != 0 {
+		t.Error("forged work was taken")
+	}
+	m.post(t, "w-1", "long", lower.record.HostID)
+	a, err := w.forBelow(t.Context(), lower.record.HostID, checkin.WorkQuery{Relays: []hostid.ID{lower.record.HostID}})
+	must(t, err)
+	m.mu.Lock()
+	want := m.open["w-1"]
+	m.mu.Unlock()
+	if len(a.Work) != 1 || a.Work[0] != want {
+		t.Errorf("%+v", a)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	a, err = w.forBelow(short, lower.record.HostID, checkin.WorkQuery{Relays: []hostid.ID{lower.record.HostID}, Have: []string{"w-1"}})
+	if err != nil || len(a.Work) > 0 {
+		t.Errorf("it has that: %+v, %v", a, err)
+	}
+	var busy *checkin.Busy
+	if _, err := w.forBelow(t.Context(), lower.record.HostID, checkin.WorkQuery{Relays: []hostid.ID{lower.record.HostID, upper.record.HostID}}); !errors.As(err, &busy) {
+		t.Errorf("in a circle: %v", err)
+	}
+	// Who is no relay any more is told so, and its batches are refused.
+	w.take(t.Context(), &sync.WaitGroup{}, checkin.WorkAnswer{Revoked: []hostid.ID{lower.record.HostID}})
+	a, err = w.forBelow(t.Context(), lower.record.HostID, checkin.WorkQuery{Relays: []hostid.ID{lower.record.HostID}})
+	if err != nil || len(a.Revoked) != 1 || !w.isRevoked(lower.record.HostID) {
+		t.Errorf("%+v, %v", a, err)
+	}
+}
