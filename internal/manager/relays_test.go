@@ -1,0 +1,98 @@
+package manager
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
+)
+
+// A relay's certificate is for what its token allows, and never for a name of the manager's own.
+func TestCertificatesOfRelays(t *testing.T) {
+	t.Parallel()
+	dir, made := initialized(t)
+	reg, err := OpenRegistry(t.Context(), dir, database(dir))
+	must(t, err)
+	defer reg.Close()
+	certs, err := loadCertificates(dir, "192.0.2.1", []string{"manager.example"}, time.Now)
+	must(t, err)
+	client, err := checkin.ParseToken(made.Token)
+	must(t, err)
+	for name, c := range map[string]struct {
+		allowed, wanted, want []string // want nil: refused
+	}{
+		"all that is allowed":         {[]string{"relay1.example", "192.0.2.9"}, nil, []string{"relay1.example", "192.0.2.9"}},
+		"one of them":                 {[]string{"relay1.example", "192.0.2.9"}, []string{"RELAY1.example"}, []string{"RELAY1.example"}},
+		"more than is allowed":        {[]string{"relay1.example"}, []string{"relay1.example", "bank.example"}, []string{"relay1.example"}},
+		"nothing that is allowed":     {[]string{"relay1.example"}, []string{"bank.example", "192.0.2.10"}, nil},
+		"the manager's name":          {[]string{"Manager.Example"}, nil, nil},
+		"its address, and its own":    {[]string{"192.0.2.1", "::1", "relay1.example"}, nil, []string{"relay1.example"}},
+		"localhost":                   {[]string{"localhost", "127.0.0.1"}, []string{"localhost", "127.0.0.1"}, nil},
+		"by what it calls itself":     {nil, []string{"pc", "pc.example", "bank.example"}, []string{"pc", "pc.example"}},
+		"by all that it calls itself": {nil, nil, []string{"pc", "pc.example", "192.0.2.77"}},
+	} {
+		seed := hostid.NewSeed()
+		report := checkin.Report{Audience: client.Manager, HostID: hostid.NewID(), SealKey: seed.SealingKey().PublicKey().Bytes(), Counter: 1,
+			Epoch: checkin.NewToken(), Run: checkin.NewToken(), EpochBy: checkin.EpochInstall, Origin: hostid.Generated,
+			Names: checkin.Names{Host: "pc", FQDN: "pc.example"}, Addresses: []string{"192.0.2.77"}}
+		tok, err := MakeRelayToken(t.Context(), reg, c.allowed, time.Time{}, "", "")
+		must(t, err)
+		token, err := checkin.ParseToken(tok.Token)
+		must(t, err)
+		s, err := checkin.Sign(report, seed.SigningKey(), &token)
+		must(t, err)
+		_, err = reg.CheckIn(t.Context(), s)
+		must(t, err)
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		must(t, err)
+		template := &x509.CertificateRequest{}
+		for _, n := range c.wanted {
+			if ip := net.ParseIP(n); ip != nil {
+				template.IPAddresses = append(template.IPAddresses, ip)
+			} else {
+				template.DNSNames = append(template.DNSNames, n)
+			}
+		}
+		csr, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+		must(t, err)
+		request, err := checkin.SignCertificateRequest(checkin.CertificateRequest{Audience: client.Manager, HostID: report.HostID, CSR: csr}, seed.SigningKey(), &token)
+		must(t, err)
+		issued, err := certs.forRelay(t.Context(), reg, request)
+		var refusal *checkin.Refusal
+		if c.want == nil {
+			if !errors.As(err, &refusal) || refusal.Code != checkin.NotRelay {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		leaf, ca, err := checkin.VerifyIssuedCertificate(issued, client.Manager, request)
+		must(t, err)
+		got := slices.Clone(leaf.DNSNames)
+		for _, ip := range leaf.IPAddresses {
+			got = append(got, ip.String())
+		}
+		if !slices.Equal(got, c.want) || !ca.Equal(certs.ca) || leaf.URIs[0].String() != checkin.RelayURI(report.HostID) {
+			t.Errorf("%s: for %q, %s; want %q", name, got, leaf.URIs, c.want)
+		}
+		roots := x509.NewCertPool()
+		roots.AddCert(certs.ca)
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: c.want[0]}); err != nil {
+			t.Errorf("%s: a client would say: %v", name, err)
+		}
+	}
+	if _, err := certs.forRelay(t.Context(), reg, "no request"); err == nil {
+		t.Error("anything is a request")
+	}
+}
