@@ -243,6 +243,7 @@ func TestDeltas(t *testing.T) {
 func TestBatch(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
+	reg := m.again(t) // with all its lanes
 	const pcs = 40
 	var wg sync.WaitGroup
 	for i := range pcs {
@@ -253,7 +254,7 @@ func TestBatch(t *testing.T) {
 		p.report.Facts = modelFacts("good", i)
 		wg.Go(func() {
 			for n := range 5 {
-				reply, err := m.CheckIn(t.Context(), p.next())
+				reply, err := reg.CheckIn(t.Context(), p.next())
 				var refusal *checkin.Refusal
 				switch {
 				case i%4 == 3 && (!errors.As(err, &refusal) || refusal.Code != checkin.NeedsEnrolment):
