@@ -155,7 +155,7 @@ func (t *transaction) settle(v checkin.VerifiedReport, h host, e epoch, p placem
 	reported := facts(v.Report.Facts)
 	board := t.compare(h.facts, reported)
 	// What was long on its way says nothing about now where another line was heard since.
-	late := h.keeper != 0 && h.keeper != p.branch.id && t.received.Before(h.heard) && !h.heard.After(t.now)
+	late := t.received.Before(h.heard) && !h.heard.After(t.now) && (h.keeper != p.branch.id || h.waiting != 0 && h.waiting != p.branch.id)
 	if board == hostid.AnotherBoard || v.Report.Base != (checkin.Digest{}) || !p.tip || late {
 		if err := t.checkedIn(h); err != nil {
 			return board, err

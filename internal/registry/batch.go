@@ -290,11 +290,13 @@ func (r *Registry) takeUp(ctx context.Context, batch []*checkInJob) (decided []*
 // wakeIfSetBack wakes the hosts whose latest report is later than now: where the clock was set back, what was measured before
 // is certain of nothing any more (span), and nobody rests on it.
 func (r *Registry) wakeIfSetBack(ctx context.Context) error {
-	now := millis(r.now())
-	if last := r.latest.Load(); last == 0 || last > now+slack.Milliseconds() {
+	now, last := millis(r.now()), r.latest.Load()
+	if last == 0 || last > now+slack.Milliseconds() {
 		if err := r.decide(ctx, func(t *transaction) error { return t.wake(`received > $1`, millis(t.now.Add(slack))) }); err != nil {
 			return err
 		}
+	} else if now < last { // by little: it counts from before that
+		return nil
 	}
 	r.latest.Store(now)
 	return nil

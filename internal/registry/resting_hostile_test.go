@@ -410,3 +410,25 @@ func TestWaitIsJudgedByMany(t *testing.T) {
 		expect(t, fmt.Sprintf("%+v", tt), l.wait() > maxWait, tt.refused)
 	}
 }
+
+// A clock that is set back a little, again and again, is set back.
+func TestClockSetBackInSteps(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p, other := newPC(m, "alpha"), newPC(m, "beta")
+	for range 3 {
+		m.pass(DefaultInterval)
+		p.checkIn()
+		other.checkIn()
+	}
+	expect(t, "at rest", len(m.atRest()), 2)
+	for range 2 {
+		m.pass(-slack + time.Second)
+		other.checkIn()
+	}
+	for _, id := range m.atRest() {
+		if id == p.report.HostID.String() {
+			t.Error("a host rests that was heard in the future")
+		}
+	}
+}
