@@ -34,7 +34,8 @@ const (
 // Gate is a HigherSystem that lets a bounded number of check-ins at a time through to another. The others are Busy, each with
 // another time to come back: the longer the queue of those that were sent away, the later.
 type Gate struct {
-	next checkin.HigherSystem
+	next  checkin.HigherSystem
+	waits bool // next mostly waits for another: how long that takes says nothing of how busy this machine is
 
 	mu       sync.Mutex
 	underWay int
@@ -51,6 +52,14 @@ type Gate struct {
 // NewGate makes a Gate before next.
 func NewGate(next checkin.HigherSystem) *Gate {
 	return &Gate{next: next, of: make(map[string]int), figures: newGateFigures()}
+}
+
+// NewRelayGate makes a Gate before a relay, whose check-ins wait for the manager's reply. It lets as many through however long
+// they take: where that is too long the relay keeps them and says so, which is better than to send them away.
+func NewRelayGate(next checkin.HigherSystem) *Gate {
+	g := NewGate(next)
+	g.waits = true
+	return g
 }
 
 // CheckIn implements checkin.HigherSystem.
@@ -93,7 +102,7 @@ func (g *Gate) enter(now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.tick(now)
-	if g.underWay < fewUnderWay || g.underWay < mostUnderWay && g.took < slow {
+	if g.underWay < fewUnderWay || g.underWay < mostUnderWay && (g.waits || g.took < slow) {
 		g.underWay++
 		return nil
 	}

@@ -162,6 +162,34 @@ func TestGateKeepsLatency(t *testing.T) {
 	})
 }
 
+// A relay's Gate sends nobody away because the manager is slow: the relay keeps what it is given.
+func TestRelayGateIsPatient(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		next := make(chan bool)
+		g := NewRelayGate(below(func(context.Context, checkin.SignedReport) (checkin.Reply, error) {
+			<-next
+			return accepted()
+		}))
+		r := relayed(t)
+		g.tick(time.Now())
+		g.took = time.Minute
+		taken := make(chan error, mostUnderWay)
+		for range mostUnderWay {
+			go func() { _, err := g.CheckIn(t.Context(), r); taken <- err }()
+		}
+		synctest.Wait()
+		_, err := g.CheckIn(t.Context(), r)
+		busyAfter(t, err)
+		close(next)
+		for range mostUnderWay {
+			if err := <-taken; err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
 // One PC has few check-ins under way, whoever else names its key.
 func TestGateBoundsOnePC(t *testing.T) {
 	t.Parallel()

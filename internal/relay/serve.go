@@ -2,6 +2,8 @@ package relay
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -24,16 +26,11 @@ import (
 	"samehost/internal/checkin"
 	"samehost/internal/hardware"
 	"samehost/internal/hostid"
+	"samehost/internal/intake"
 )
 
-// Bounds on one connection, as the manager's.
 const (
-	headerTimeout = 10 * time.Second
-	readTimeout   = 30 * time.Second
-	writeTimeout  = 60 * time.Second
-	idleTimeout   = 2 * time.Minute
-	maxHeader     = 16 << 10
-	stopTimeout   = 10 * time.Second
+	stopTimeout = 10 * time.Second // what is under way may end; then connections are cut
 
 	statusFile  = "relay-status.json"
 	statusEvery = 5 * time.Second // the status is written that often, and who the relay is is looked at
@@ -252,25 +249,32 @@ func (s *server) serveAs(ctx context.Context, who identity) error {
 		w.closeFiles()
 		return listenError(s.o.Listen, err)
 	}
-	srv := &http.Server{
-		Handler: s.handler(r, w, up, cert),
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	tickets, err := ticketSecret(who.record.Seed)
+	if err != nil {
+		l.Close()
+		w.closeFiles()
+		return err
+	}
+	gate := intake.NewRelayGate(r)
+	var srv *intake.Server
+	srv = intake.NewServer(intake.Options{
+		Handler: endingWith(ctx, s.handler(r, gate, w, up, cert, func(w io.Writer) {
+			r.State().WriteMetrics(w)
+			gate.WriteFigures(w)
+			srv.WriteFigures(w)
+		})),
+		TLS: &tls.Config{ClientAuth: tls.RequestClientCert, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			c, err := cert.get()
 			if c == nil && err == nil {
 				err = errors.New("the relay's certificate has expired, and the manager has issued no other yet")
 			}
 			return c, err
 		}},
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.o.Log.Handler(), slog.LevelWarn),
-		BaseContext:       func(net.Listener) context.Context { return ctx }, // polls end with it
-	}
+		TicketSecret: tickets,
+		Log:          s.o.Log,
+	})
 	failed := make(chan error, 1)
-	go func() { failed <- srv.ServeTLS(l, "", "") }()
+	go func() { failed <- srv.Serve(l) }()
 	s.o.Log.Info("listening", "address", l.Addr().String(), "host_id", who.record.HostID, "certificate_for", strings.Join(cert.names(), " "))
 	s.listening(l.Addr().String(), cert, w)
 	if s.o.Listening != nil {
@@ -286,9 +290,7 @@ func (s *server) serveAs(ctx context.Context, who identity) error {
 	cancel()
 	stopping, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer done()
-	if srv.Shutdown(stopping) != nil {
-		srv.Close()
-	}
+	srv.Shutdown(stopping)
 	all.Wait()
 	s.listening("", cert, w)
 	return err
@@ -393,10 +395,10 @@ func (s *server) renew(ctx context.Context, cert *certificate, up *checkin.Relay
 }
 
 // handler serves what is below, and who asks how the relay is.
-func (s *server) handler(r *Relay, w *works, up *checkin.RelayClient, cert *certificate) http.Handler {
+func (s *server) handler(r *Relay, gate checkin.HigherSystem, w *works, up *checkin.RelayClient, cert *certificate, figures func(io.Writer)) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(checkin.Path, http.MaxBytesHandler(checkin.Handler(r, s.o.Log), 2*checkin.MaxReport))
-	mux.Handle(checkin.RelayPath, checkin.RelayHandler(r, checkin.ForRelays{
+	mux.Handle(checkin.Path, http.MaxBytesHandler(checkin.Handler(gate, s.o.Log), 2*checkin.MaxReport))
+	mux.Handle(checkin.RelayPath, checkin.RelayHandler(gate, checkin.ForRelays{
 		Who: func(req *http.Request) (hostid.ID, error) {
 			id, err := checkin.RelayOf(req.TLS, cert.authority(), time.Now())
 			if err == nil && w.isRevoked(id) {
@@ -420,10 +422,25 @@ func (s *server) handler(r *Relay, w *works, up *checkin.RelayClient, cert *cert
 		io.WriteString(w, "ok\n")
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		r.State().WriteMetrics(w)
+		w.Header().Set("Content-Type", intake.MediaFigures)
+		figures(w)
 	})
 	return mux
+}
+
+// endingWith has requests end with a context, polls for work above all.
+func endingWith(serving context.Context, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		defer context.AfterFunc(serving, cancel)()
+		h.ServeHTTP(w, req.WithContext(ctx))
+	})
+}
+
+// ticketSecret is what keys of TLS session tickets are derived from: the same after a restart, and another for another relay.
+func ticketSecret(seed hostid.Seed) ([]byte, error) {
+	return hkdf.Key(sha256.New, seed.SigningKey().Seed(), nil, "samehost/relay/tls-tickets/1", 32)
 }
 
 // Text is the state in lines for people.
@@ -463,7 +480,7 @@ func (s State) WriteMetrics(w io.Writer) {
 		{"samehost_relay_forged_total", "counter", "Answers that the manager did not sign.", s.Forged},
 		{"samehost_relay_lost_total", "counter", "Reports that the disk gave back damaged.", s.Lost},
 	} {
-		fmt.Fprintf(w, "# HELP %[1]s %[2]s\n# TYPE %[1]s %[3]s\n%[1]s %[4]d\n", m.name, m.help, m.kind, m.value)
+		intake.Figure(w, m.name, m.kind, m.help, float64(m.value))
 	}
 }
 
