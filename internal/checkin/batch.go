@@ -46,6 +46,7 @@ const (
 	holdWork       = 45 * time.Second // a poll for work; below what idle connections are cut after
 	batchTimeout   = 60 * time.Second // of a batch and of everything else but a poll
 	maxServed      = 64               // batches of all relays under way at a higher system
+	maxCertifying  = 16               // requests for certificates, which anybody may send
 	busyServing    = time.Second
 )
 
@@ -436,7 +437,7 @@ type ForRelays struct {
 // RelayHandler serves relays at RelayPath. Reports of a batch go to h at once, each with its hops; what h fails with that
 // is neither Refusal nor Busy is logged and answered with Busy.
 func RelayHandler(h HigherSystem, o ForRelays, log *slog.Logger) http.Handler {
-	s := &relayServer{h, o, log, make(chan struct{}, maxServed)}
+	s := &relayServer{h, o, log, make(chan struct{}, maxServed), make(chan struct{}, maxCertifying)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+pathBatch, s.batch)
 	mux.HandleFunc("POST "+pathWork, s.work)
@@ -450,6 +451,7 @@ type relayServer struct {
 	o      ForRelays
 	log    *slog.Logger
 	places chan struct{}
+	certs  chan struct{}
 }
 
 // from is the relay that a request is from; if it is from none that was answered.
@@ -581,6 +583,16 @@ func (s *relayServer) work(w http.ResponseWriter, req *http.Request) {
 		sendProblem(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "The request cannot be read", Detail: fmt.Sprintf("want 1 to %d relays", maxRelaysBelow)})
 		return
 	}
+	if q.Relays[0] != from {
+		sendProblem(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "The request cannot be read", Detail: "a relay asks for itself first: the connection is of " + from.String()})
+		return
+	}
+	for _, id := range q.Have {
+		if !validWorkID(id) {
+			sendProblem(w, http.StatusBadRequest, problem{Type: "about:blank", Title: "The request cannot be read", Detail: "have: no work has such an ID"})
+			return
+		}
+	}
 	ctx, cancel := context.WithTimeout(req.Context(), holdWork)
 	defer cancel()
 	a, err := s.o.Work(ctx, from, q)
@@ -610,6 +622,13 @@ func (s *relayServer) progress(w http.ResponseWriter, req *http.Request) {
 func (s *relayServer) certificate(w http.ResponseWriter, req *http.Request) {
 	var in wireCertificate
 	if !s.read(w, req, maxCertificateRequest+1024, &in) {
+		return
+	}
+	select {
+	case s.certs <- struct{}{}:
+		defer func() { <-s.certs }()
+	default:
+		s.failed(w, req, &Busy{After: busyServing + rand.N(10*busyServing), Reason: "too many requests for certificates at once"})
 		return
 	}
 	issued, err := s.o.Certificate(req.Context(), in.Request)

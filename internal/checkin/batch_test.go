@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -17,6 +18,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -326,6 +328,90 @@ func TestIssuedCertificate(t *testing.T) {
 	} {
 		if _, _, err := checkin.VerifyIssuedCertificate(jws, manager, request); err == nil {
 			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
+// Anybody may ask for a certificate: a key of a kind that is not taken is not computed with, since whoever sends it says how long that takes.
+func TestCertificateRequestByAnotherKindOfKey(t *testing.T) {
+	t.Parallel()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	must(t, err)
+	csr[len(csr)-1]++ // its signature is wrong, and nobody should know
+	seed := hostid.NewSeed()
+	jws, err := checkin.SignCertificateRequest(checkin.CertificateRequest{Audience: manager, HostID: id("0e"), CSR: csr}, seed.SigningKey(), nil)
+	must(t, err)
+	_, err = checkin.VerifyCertificateRequest(jws)
+	if err == nil || !strings.Contains(err.Error(), "want an ECDSA key on P-256") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A few requests for certificates are judged at a time, whoever sends them: each costs more than a check-in, and at a relay a
+// connection to its higher system.
+func TestCertificateRequestsAtATime(t *testing.T) {
+	t.Parallel()
+	const most = 16
+	begun, end := make(chan struct{}, 2*most), make(chan struct{})
+	server := httptest.NewServer(checkin.RelayHandler(&answering{do: acceptAny}, checkin.ForRelays{
+		Certificate: func(context.Context, string) (string, error) {
+			begun <- struct{}{}
+			<-end
+			return "issued", nil
+		},
+	}, slog.New(slog.DiscardHandler)))
+	defer server.Close()
+	ask := func() *http.Response {
+		res, err := http.Post(server.URL+checkin.RelayPath+"certificate", "application/json", strings.NewReader(`{"request":"any"}`))
+		if err != nil {
+			t.Error(err)
+			return &http.Response{}
+		}
+		res.Body.Close()
+		return res
+	}
+	var all sync.WaitGroup
+	for range most {
+		all.Go(func() {
+			if res := ask(); res.StatusCode != http.StatusOK {
+				t.Errorf("HTTP %d", res.StatusCode)
+			}
+		})
+	}
+	for range most {
+		<-begun
+	}
+	answered := make(chan *http.Response, 1)
+	go func() { answered <- ask() }()
+	select {
+	case res := <-answered:
+		if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
+			t.Errorf("one too many: HTTP %d", res.StatusCode)
+		}
+	case <-begun:
+		t.Error("one too many is judged")
+	}
+	close(end)
+	all.Wait()
+	if res := ask(); res.StatusCode != http.StatusOK {
+		t.Errorf("then: HTTP %d", res.StatusCode)
+	}
+}
+
+// A relay asks for itself first, and names work by what can be its name.
+func TestQuestionsForWorkThatAreNone(t *testing.T) {
+	t.Parallel()
+	w := newRelayWorld(t, checkin.RelayURI(id("0e")), both...)
+	for name, q := range map[string]checkin.WorkQuery{
+		"another one's":     {Relays: []hostid.ID{id("0f")}},
+		"another one first": {Relays: []hostid.ID{id("0f"), id("0e")}},
+		"no name of work":   {Relays: []hostid.ID{id("0e")}, Have: []string{"../w"}},
+		"too long a name":   {Relays: []hostid.ID{id("0e")}, Have: []string{strings.Repeat("w", 65)}},
+	} {
+		if a, err := w.client.Work(t.Context(), q); err == nil {
+			t.Errorf("%s: %q", name, a.Work)
 		}
 	}
 }

@@ -112,11 +112,12 @@ func verifyCertificateRequest(jws string) (v VerifiedCertificateRequest, err err
 	if v.CSR, err = x509.ParseCertificateRequest(v.CertificateRequest.CSR); err != nil {
 		return v, fmt.Errorf("csr: %w", err)
 	}
-	if err := v.CSR.CheckSignature(); err != nil {
-		return v, fmt.Errorf("csr: %w", err)
-	}
+	// The kind of key first: anybody may ask, and an RSA key that fills a request takes a second of a processor.
 	if k, ok := v.CSR.PublicKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
 		return v, errors.New("csr: want an ECDSA key on P-256")
+	}
+	if err := v.CSR.CheckSignature(); err != nil {
+		return v, fmt.Errorf("csr: %w", err)
 	}
 	if len(v.CSR.DNSNames)+len(v.CSR.IPAddresses) > maxCertificateNames {
 		return v, fmt.Errorf("csr: more than %d names", maxCertificateNames)

@@ -2,12 +2,15 @@ package registry
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/x509"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"samehost/internal/checkin"
@@ -63,11 +66,26 @@ func (r *Registry) AdmitRelay(ctx context.Context, v checkin.VerifiedCertificate
 	if v.Audience != r.audience {
 		return nil, &checkin.Refusal{Code: checkin.WrongAudience, Detail: "the request is made for another manager; give this relay a token of this one"}
 	}
+	// Anybody may ask, and what is written waits for its turn among the check-ins: strangers are sent away before.
+	keys, err := scanAll(ctx, r.readers, func(scan func(...any) error) (key ed25519.PublicKey, err error) { return key, scan((*[]byte)(&key)) },
+		`SELECT key FROM hosts WHERE host_id = $1`, v.HostID.String())
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) == 0 || !keys[0].Equal(v.Key) {
+		return nil, strangeRelay(v.HostID)
+	}
 	err = r.write(ctx, func(t *transaction) error {
 		names, err = t.admitRelay(v)
 		return err
 	})
 	return names, err
+}
+
+// strangeRelay refuses a host ID that is not known under the key that signs for it.
+func strangeRelay(id hostid.ID) error {
+	return &checkin.Refusal{Code: checkin.NeedsEnrolment,
+		Detail: "this manager does not know the host ID " + id.String() + " under this key: the relay's own check-in comes first"}
 }
 
 func (t *transaction) admitRelay(v checkin.VerifiedCertificateRequest) (names []string, err error) {
@@ -76,8 +94,7 @@ func (t *transaction) admitRelay(v checkin.VerifiedCertificateRequest) (names []
 		return nil, err
 	}
 	if !known || !h.key.Equal(v.Key) {
-		return nil, &checkin.Refusal{Code: checkin.NeedsEnrolment,
-			Detail: "this manager does not know the host ID " + v.HostID.String() + " under this key: the relay's own check-in comes first"}
+		return nil, strangeRelay(v.HostID)
 	}
 	if v.Enrol != nil {
 		if err := t.showRelayToken(v); err != nil {
@@ -106,9 +123,40 @@ func (t *transaction) admitRelay(v checkin.VerifiedCertificateRequest) (names []
 	}
 	if len(names) == 0 {
 		names = append([]string{h.seen.Name, h.seen.FQDN}, h.seen.Addresses...)
-		names = slices.DeleteFunc(names, func(n string) bool { return n == "" })
+		others, err := t.namesOfOthers(v.HostID)
+		if err != nil {
+			return nil, err
+		}
+		names = slices.DeleteFunc(names, func(n string) bool { return n == "" || others[plainName(n)] })
 	}
 	return names, nil
+}
+
+// namesOfOthers are what administrators called other relays that are in force: whoever calls himself so is not believed.
+func (t *transaction) namesOfOthers(id hostid.ID) (map[string]bool, error) {
+	lists, err := collect(t, scanText, `SELECT r.names FROM relays r JOIN hosts h ON h.host_id = r.host_id WHERE r.host_id <> $1 AND `+relayInForce, id.String())
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]bool)
+	for _, list := range lists {
+		var names []string
+		if err := json.Unmarshal([]byte(list), &names); err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			all[plainName(n)] = true
+		}
+	}
+	return all, nil
+}
+
+// plainName is a DNS name or an address in the one spelling by which those are compared.
+func plainName(n string) string {
+	if a, err := netip.ParseAddr(n); err == nil {
+		return a.Unmap().String()
+	}
+	return strings.TrimSuffix(strings.ToLower(n), ".")
 }
 
 // showRelayToken takes note of the token that a relay shows. The token's own age counts, so that what was deleted after it

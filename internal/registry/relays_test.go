@@ -310,3 +310,52 @@ func TestWork(t *testing.T) {
 		t.Errorf("after a month: %+v, %v", got, err)
 	}
 }
+
+// Anybody may ask for a certificate. Who is unknown has nothing written, or he would make check-ins wait.
+func TestStrangersAskForCertificates(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	known := newPC(m, "relay1")
+	known.checkIn()
+	stranger, thief := newPC(m, "stranger"), known.clone()
+	thief.seed = hostid.NewSeed()
+	before := m.Figures().Writes
+	for _, p := range []*pc{stranger, thief} {
+		if _, err := m.AdmitRelay(t.Context(), p.asks(&m.token)); refusal(err) != checkin.NeedsEnrolment {
+			t.Errorf("%s: %v", p.report.Names.Host, err)
+		}
+	}
+	expect(t, "transactions that wrote", m.Figures().Writes, before)
+}
+
+// What an administrator called one relay by its token, no other one is certified for because it calls itself so.
+func TestRelayCallsItselfAsAnother(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	token, err := m.CreateRelayToken(ctx, []string{"relay1.example", "192.0.2.9", "2001:db8::9"}, time.Time{}, "", "")
+	must(t, err)
+	first := newPC(m, "relay1")
+	first.checkIn()
+	_, err = m.AdmitRelay(ctx, first.asks(&token))
+	must(t, err)
+	unnamed, err := m.CreateRelayToken(ctx, nil, time.Time{}, "", "")
+	must(t, err)
+	second := newPC(m, "relay2")
+	second.report.Names = checkin.Names{Host: "relay2", FQDN: "Relay1.Example."}
+	second.report.Addresses = []string{"::ffff:192.0.2.9", "2001:0db8::0009", "192.0.2.8"}
+	second.checkIn()
+	names, err := m.AdmitRelay(ctx, second.asks(&unnamed))
+	must(t, err)
+	if diff := cmp.Diff([]string{"relay2", "192.0.2.8"}, names); diff != "" {
+		t.Error(diff)
+	}
+	// Its own token's names are its own, also where another one has them, as behind one address.
+	both, err := m.CreateRelayToken(ctx, []string{"relay1.example"}, time.Time{}, "", "")
+	must(t, err)
+	names, err = m.AdmitRelay(ctx, second.asks(&both))
+	must(t, err)
+	if diff := cmp.Diff([]string{"relay1.example"}, names); diff != "" {
+		t.Error(diff)
+	}
+}

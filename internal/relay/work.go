@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,8 +29,9 @@ const (
 	lastAsk       = time.Minute
 	againAfter    = time.Minute      // work whose doing failed is begun again
 	revokedFor    = 10 * time.Minute // until it is asked again whether a relay below is one
-	maxBelow      = 1000
-	maxPassing    = 64 << 20 // bytes of work for relays below that are kept until they fetch it
+	maxBelow      = 999              // which the higher system takes beside this one
+	maxHave       = 48_000           // names of work in a question: 3 MiB
+	maxPassing    = 64 << 20         // bytes of work for relays below that are kept until they fetch it
 	maxEnded      = 1000
 	frameProgress = 3 // kind of a frame
 )
@@ -74,6 +76,7 @@ type ownWork struct {
 }
 
 type relayBelow struct {
+	by    hostid.ID // the relay whose connection named it first
 	have  []string
 	until time.Time
 }
@@ -465,6 +468,7 @@ func (w *works) question() checkin.WorkQuery {
 		q.Have = append(q.Have, id)
 	}
 	now := time.Now()
+	var below [][]string
 	for id, b := range w.below {
 		if now.After(b.until) {
 			delete(w.below, id)
@@ -474,7 +478,7 @@ func (w *works) question() checkin.WorkQuery {
 			continue
 		}
 		q.Relays = append(q.Relays, id)
-		q.Have = append(q.Have, b.have...)
+		below = append(below, b.have)
 	}
 	for id, p := range w.passing {
 		if w.below[p.to] == nil {
@@ -483,6 +487,11 @@ func (w *works) question() checkin.WorkQuery {
 			continue
 		}
 		q.Have = append(q.Have, id)
+	}
+	// Who says that it has more than there is finds no room for it, and the others do.
+	slices.SortFunc(below, func(a, b []string) int { return len(a) - len(b) })
+	for _, have := range below {
+		q.Have = append(q.Have, have[:min(len(have), max(0, maxHave-len(q.Have)))]...)
 	}
 	slices.Sort(q.Have) // two questions that are alike look alike
 	return q
@@ -497,8 +506,10 @@ func (w *works) take(ctx context.Context, all *sync.WaitGroup, a checkin.WorkAns
 		return false
 	}
 	w.refused = ""
+	now := time.Now()
+	maps.DeleteFunc(w.revoked, func(_ hostid.ID, at time.Time) bool { return !now.Before(at.Add(revokedFor)) })
 	for _, id := range a.Revoked {
-		w.revoked[id] = time.Now()
+		w.revoked[id] = now
 	}
 	for _, jws := range a.Work {
 		work, err := checkin.VerifyWork(jws, w.who.manager)
@@ -548,7 +559,7 @@ func (w *works) forBelow(ctx context.Context, from hostid.ID, q checkin.WorkQuer
 	}
 	for {
 		w.mu.Lock()
-		if err := w.register(q); err != nil {
+		if err := w.register(from, q); err != nil {
 			w.mu.Unlock()
 			return checkin.WorkAnswer{}, err
 		}
@@ -583,17 +594,20 @@ func (w *works) forBelow(ctx context.Context, from hostid.ID, q checkin.WorkQuer
 }
 
 // register notes who is below and what they have, and has the question above asked anew if that changed.
-func (w *works) register(q checkin.WorkQuery) error {
+func (w *works) register(from hostid.ID, q checkin.WorkQuery) error {
 	changed := false
 	until := time.Now().Add(lease)
 	for i, id := range q.Relays {
 		b := w.below[id]
 		if b == nil {
-			if len(w.below) >= maxBelow {
+			if len(w.below) >= maxBelow && !w.makeRoom(from) {
 				return &checkin.Busy{After: lastAsk, Reason: fmt.Sprintf("more than %d relays are below this one", maxBelow)}
 			}
-			b = &relayBelow{}
+			b = &relayBelow{by: from}
 			w.below[id], changed = b, true
+		}
+		if id == from {
+			b.by = from
 		}
 		b.until = until
 		if i == 0 && !slices.Equal(b.have, q.Have) {
@@ -605,6 +619,25 @@ func (w *works) register(q checkin.WorkQuery) error {
 		w.ask = make(chan struct{})
 	}
 	return nil
+}
+
+// makeRoom forgets a relay that was named by the one that named most, if that is more than a relay has named that wants room
+// for another. The caller holds the lock.
+func (w *works) makeRoom(from hostid.ID) bool {
+	named := make(map[hostid.ID]int)
+	most := from
+	for _, b := range w.below {
+		if named[b.by]++; named[b.by] > named[most] {
+			most = b.by
+		}
+	}
+	for id, b := range w.below {
+		if b.by == most && id != most && named[most] > named[from]+1 {
+			delete(w.below, id)
+			return true
+		}
+	}
+	return false
 }
 
 // isRevoked reports whether a relay below is known to be none any more.

@@ -260,3 +260,52 @@ func TestWorkPassesThrough(t *testing.T) {
 		t.Errorf("%+v, %v", a, err)
 	}
 }
+
+// One relay below that names relays and work without end is in nobody's way but its own.
+func TestRelayBelowThatSaysTooMuch(t *testing.T) {
+	t.Parallel()
+	w, err := openWorks(t.TempDir(), newIdentity(), nil, nil, quiet())
+	must(t, err)
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	bad, good, under := hostid.NewID(), hostid.NewID(), hostid.NewID()
+	flood := checkin.WorkQuery{Relays: []hostid.ID{bad}}
+	for range maxBelow - 1 {
+		flood.Relays = append(flood.Relays, hostid.NewID())
+	}
+	for n := range 64_000 {
+		flood.Have = append(flood.Have, fmt.Sprintf("%064d", n))
+	}
+	_, err = w.forBelow(now, bad, flood)
+	must(t, err)
+	_, err = w.forBelow(now, good, checkin.WorkQuery{Relays: []hostid.ID{good, under}, Have: []string{"w-1", "w-2"}})
+	must(t, err)
+	_, err = w.forBelow(now, bad, flood)
+	var busy *checkin.Busy
+	if err != nil && !errors.As(err, &busy) {
+		t.Error(err)
+	}
+	w.mu.Lock()
+	q := w.question()
+	w.mu.Unlock()
+	for _, id := range []hostid.ID{good, under} {
+		if !slices.Contains(q.Relays, id) {
+			t.Error("a relay is not asked for")
+		}
+	}
+	if !slices.Contains(q.Have, "w-1") || !slices.Contains(q.Have, "w-2") {
+		t.Error("it is not said what it has")
+	}
+	b, err := json.Marshal(q)
+	must(t, err)
+	if len(q.Relays) > 1000 || len(q.Have) > 64_000 || len(b) > 4<<20 {
+		t.Errorf("%d relays and %d works in %d bytes: nobody takes that", len(q.Relays), len(q.Have), len(b))
+	}
+
+	// What is said to be no relay is remembered for as long as it counts.
+	w.revoked[bad] = time.Now().Add(-revokedFor)
+	w.take(t.Context(), &sync.WaitGroup{}, checkin.WorkAnswer{Revoked: []hostid.ID{good}})
+	if len(w.revoked) != 1 || !w.isRevoked(good) {
+		t.Errorf("%d are remembered", len(w.revoked))
+	}
+}
