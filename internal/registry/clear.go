@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"samehost/internal/hostid"
+	"samehost/internal/sysconfig"
 )
 
 // Whereabouts are where a PC can be looked for, and what it is recognised by.
@@ -40,7 +41,7 @@ func (r *Registry) Whereabouts(ctx context.Context, id hostid.ID) (w Whereabouts
 		}
 		is := t.derive(a.id, hosts)
 		w = Whereabouts{HostID: id, Name: is.seen.Name, FQDN: is.seen.FQDN, SystemUUID: t.evidence(is.facts)[hostid.SystemUUID]}
-		if best, ok := bestAddress(is.seen.Addresses); ok {
+		if best, ok := sysconfig.BestAddress(is.seen.Addresses); ok {
 			w.Addresses = append(w.Addresses, best.String())
 		}
 		for _, s := range is.seen.Addresses {

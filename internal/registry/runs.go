@@ -346,7 +346,7 @@ func (d *directory) asset(i int, entry *sysconfig.Entry) runCandidate {
 		subject: fmt.Sprintf("asset %d", d.ids[i]), hostID: a.HostID.String(), host: cmp.Or(a.Seen.FQDN, a.Name), relay: d.relayOf(d.routes[d.ids[i]]),
 		failed: a.Initialization != nil && !a.Initialization.OK,
 	}
-	if address, ok := bestAddress(a.Seen.Addresses); ok {
+	if address, ok := sysconfig.BestAddress(a.Seen.Addresses); ok {
 		c.address = address.String()
 	}
 	if entry != nil {

@@ -392,7 +392,7 @@ func (f *configurationFile) addAsset(a AssetDetail, name string, h *sysconfig.En
 		e.Type = sysconfig.Relay
 	}
 	e.Name, e.HID = name, a.HostID.String()
-	if address, ok := bestAddress(a.Seen.Addresses); ok {
+	if address, ok := sysconfig.BestAddress(a.Seen.Addresses); ok {
 		e.Address = address
 	}
 	if !e.Address.IsValid() {
@@ -408,74 +408,14 @@ func (f *configurationFile) addAsset(a AssetDetail, name string, h *sysconfig.En
 
 // add enters what of an entry can be written.
 func (f *configurationFile) add(e sysconfig.Entry) {
-	for {
-		err := e.Writable(f.enc)
-		if err == nil {
-			f.entries = append(f.entries, e)
-			return
-		}
-		var field *sysconfig.FieldError
-		if !errors.As(err, &field) || !leaveOut(&e, field) {
-			f.remark("host %s is left out: %v", e.Name, err)
-			return
-		}
-		f.remark("host %s stands without its %s: %v", e.Name, field.Field, field.Err)
+	name := e.Name
+	e, without, err := e.Fit(f.enc)
+	for _, field := range without {
+		f.remark("host %s stands without its %s: %v", name, field.Field, field.Err)
 	}
-}
-
-// leaveOut removes what a FieldError is about; false if an entry cannot do without it.
-func leaveOut(e *sysconfig.Entry, wrong *sysconfig.FieldError) bool {
-	switch wrong.Field {
-	case sysconfig.FieldAlias:
-		i := slices.Index(e.Aliases, wrong.Value)
-		e.Aliases = slices.Delete(slices.Clone(e.Aliases), i, i+1)
-	case sysconfig.FieldLine: // what the asset added made it too long
-		switch {
-		case e.Comment != "":
-			e.Comment, wrong.Field = "", "COMMENT"
-		case len(e.Aliases) > 0:
-			e.Aliases, wrong.Field = nil, "aliases"
-		case len(e.Unknown) > 0:
-			e.Unknown, wrong.Field = nil, "operands of other programs"
-		default:
-			return false
-		}
-	case "HID":
-		e.HID = ""
-	case "TYPE":
-		e.Type = ""
-	case "MAC":
-		e.MAC = ""
-	case "COMMENT":
-		e.Comment = ""
-	case "ROOT":
-		e.Root = ""
-	case "DATE":
-		e.Date = ""
-	default:
-		i := slices.Index(e.Unknown, sysconfig.Operand{Key: wrong.Field, Value: wrong.Value})
-		if i < 0 {
-			return false
-		}
-		e.Unknown = slices.Delete(slices.Clone(e.Unknown), i, i+1)
+	if err != nil {
+		f.remark("host %s is left out: %v", name, err)
+		return
 	}
-	return true
-}
-
-// bestAddress is the first address that other machines can reach; else the first that any can.
-func bestAddress(addresses []string) (best netip.Addr, ok bool) {
-	for _, s := range addresses {
-		a, err := netip.ParseAddr(s)
-		if err != nil || a.IsUnspecified() || a.IsMulticast() {
-			continue
-		}
-		a = a.Unmap()
-		if !a.IsLoopback() && !a.IsLinkLocalUnicast() {
-			return a, true
-		}
-		if !ok {
-			best, ok = a, true
-		}
-	}
-	return best, ok
+	f.entries = append(f.entries, e)
 }

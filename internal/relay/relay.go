@@ -89,6 +89,7 @@ type Relay struct {
 	unknown  int64          // bytes of clients that the manager has not answered yet
 	known    *clients
 	late     lateReplies
+	subtree  *subtree // locks itself
 
 	down    bool      // the higher system cannot be reached
 	since   time.Time // since when it is up or down
@@ -172,7 +173,8 @@ func Open(o Options) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{o: o, spool: s, lines: map[client]*line{}, known: known, taking: map[client]int{}, since: o.Wall()}
+	r := &Relay{o: o, spool: s, lines: map[client]*line{}, known: known, taking: map[client]int{}, since: o.Wall(),
+		subtree: loadSubtree(o.DataDir, o.HostID, o.Log)}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	for _, e := range entries {
 		p, err := s.read(e)
@@ -204,7 +206,7 @@ func (r *Relay) Close() error {
 	}
 	r.mu.Unlock()
 	r.all.Wait()
-	return errors.Join(r.spool.close(), r.SaveClients(false))
+	return errors.Join(r.spool.close(), r.SaveClients(false), r.subtree.save(r.o.Wall(), true))
 }
 
 // SaveClients makes durable which clients the manager knows; with onlyNew, where there are new ones.
@@ -243,6 +245,9 @@ func (r *Relay) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin.Re
 	wait, number, err := r.take(who, v.Digest, s)
 	if err != nil {
 		return checkin.Reply{}, err
+	}
+	if r.isKnown(who) {
+		r.subtree.note(v, s.Hops, r.o.Wall())
 	}
 	deferred := checkin.Reply{Report: v.Digest, Status: checkin.Deferred}
 	timer := time.NewTimer(r.o.Wait)
@@ -473,6 +478,11 @@ func (r *Relay) send(l *line, e *kept) {
 	ctx, cancel := context.WithTimeout(r.ctx, sendTimeout)
 	reply, err := r.o.Higher.CheckIn(ctx, report)
 	cancel()
+	if err == nil && reply.Status == checkin.Accepted && !r.subtree.has(l.who) { // CheckIn did not know yet that the manager knows it
+		if v, err := checkin.Verify(p.report); err == nil {
+			r.subtree.note(v, p.report.Hops, time.UnixMilli(p.received))
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ctx.Err() != nil { // the outcome is not known: it goes up again
@@ -554,6 +564,12 @@ func (r *Relay) finish(l *line, e *kept, out outcome) {
 	}
 	r.enqueue(l)
 	r.schedule()
+}
+
+func (r *Relay) isKnown(who client) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.known.has(who)
 }
 
 // answered notes that the manager knows this client.

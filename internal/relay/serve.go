@@ -98,6 +98,7 @@ type server struct {
 	o     ServeOptions
 	agent *agent.Agent
 	relay atomic.Pointer[Relay] // while it takes check-ins
+	own   atomic.Pointer[host]  // what the relay's own last report said; never nil
 
 	mu     sync.Mutex
 	status Status
@@ -107,10 +108,15 @@ type server struct {
 // a data folder at a time; the error wraps hostid.ErrLocked if another does.
 func Serve(ctx context.Context, o ServeOptions) error {
 	s := &server{o: o, status: Status{HigherSystem: o.HigherSystem}}
+	s.own.Store(&host{})
 	a, err := agent.Open(agent.Options{
 		DataDir: o.DataDir, HigherSystem: o.HigherSystem, TokenFile: o.TokenFile, Hardware: o.Hardware, Settings: o.Settings, Version: o.Version, Log: o.Log,
 		Connect: func(manager checkin.Fingerprint, now func() time.Time) (checkin.HigherSystem, error) {
-			return checkin.NewClient(checkin.ClientOptions{URL: o.HigherSystem, RootCAs: o.RootCAs, PinSPKI: o.PinSPKI, Manager: manager, Now: now})
+			c, err := checkin.NewClient(checkin.ClientOptions{URL: o.HigherSystem, RootCAs: o.RootCAs, PinSPKI: o.PinSPKI, Manager: manager, Now: now})
+			if err != nil {
+				return nil, err
+			}
+			return ownReports{c, s}, nil
 		},
 		Relay: s.report,
 	})
@@ -159,6 +165,30 @@ func (s *server) report() checkin.RelayState {
 		return r.Report()
 	}
 	return checkin.RelayState{Bound: s.o.Spool}
+}
+
+// ownReports are the relay's own, on their way up. What one says of the relay stands in its system configuration.
+type ownReports struct {
+	*checkin.Client
+	s *server
+}
+
+func (o ownReports) CheckIn(ctx context.Context, r checkin.SignedReport) (checkin.Reply, error) {
+	reply, err := o.Client.CheckIn(ctx, r)
+	v, wrong := checkin.Verify(r)
+	if err != nil || wrong != nil {
+		return reply, err
+	}
+	own := describe(v, nil)
+	if v.Report.Base != (checkin.Digest{}) { // a full one came before, since this program started
+		own = *o.s.own.Load()
+	}
+	own.Last = time.Now().UnixMilli()
+	o.s.own.Store(&own)
+	if relay := o.s.relay.Load(); relay != nil {
+		relay.noteOwn(own)
+	}
+	return reply, nil
 }
 
 // now is who this relay is, as its data folder says; ok is false while it is not enrolled.
@@ -244,6 +274,7 @@ func (s *server) serveAs(ctx context.Context, who identity) error {
 		return err
 	}
 	s.relay.Store(r)
+	r.noteOwn(*s.own.Load())
 	l, err := net.Listen("tcp", s.o.Listen)
 	if err != nil {
 		w.closeFiles()
@@ -314,8 +345,8 @@ func (s *server) watch(ctx context.Context, r *Relay, who identity, failed chan 
 			if all {
 				saved = time.Now()
 			}
-			if err := r.SaveClients(!all); err != nil {
-				s.o.Log.Warn("the list of known clients cannot be written", "error", err)
+			if err := errors.Join(r.SaveClients(!all), r.SaveSubtree()); err != nil {
+				s.o.Log.Warn("what is known of clients cannot be written", "error", err)
 			}
 		case <-look.C:
 			s.listening(s.address(), cert, w)
