@@ -44,6 +44,8 @@ type lane struct {
 	waiting []*checkInJob
 	led     bool
 
+	last time.Time // when the batch before ended
+
 	// Of the latest batches, each with less weight than the one after it.
 	took    time.Duration
 	reports float64
@@ -52,6 +54,23 @@ type lane struct {
 // tellingReports is how many reports tell what one costs. A batch of fewer may have waited for the disk most of the time, and then
 // takes as long as one of so many.
 const tellingReports = 16
+
+// few is how many reports make a batch of their own: it costs little more than one with a single report.
+const few = 16
+
+// Gather has check-ins that come one by one, but often, wait so long for others to be made durable with. It is called before
+// the first one comes; 0, which is what holds without it: they wait for nobody.
+func (r *Registry) Gather(d time.Duration) { r.gather = d }
+
+// gather waits for others where they come one by one, but often: a batch costs as much as several reports.
+func (l *lane) gather(d time.Duration) {
+	l.mu.Lock()
+	often := len(l.waiting) < few && time.Since(l.last) < 4*d
+	l.mu.Unlock()
+	if often {
+		time.Sleep(d)
+	}
+}
 
 // wait is how long whoever comes now will have to wait, about. l.mu is held.
 func (l *lane) wait() time.Duration {
@@ -75,6 +94,7 @@ func (l *lane) join(r *Registry, j *checkInJob) error {
 	l.led = true
 	l.mu.Unlock()
 	if lead || <-j.turn {
+		l.gather(r.gather)
 		l.mu.Lock()
 		batch := l.waiting[:min(len(l.waiting), maxBatch)]
 		l.waiting = append([]*checkInJob(nil), l.waiting[len(batch):]...)
@@ -84,6 +104,7 @@ func (l *lane) join(r *Registry, j *checkInJob) error {
 		took := time.Since(began)
 		r.busy.add(took)
 		l.mu.Lock()
+		l.last = time.Now()
 		l.took, l.reports = l.took*7/8+took, l.reports*7/8+float64(len(batch))
 		if l.led = len(l.waiting) > 0; l.led {
 			l.waiting[0].turn <- true

@@ -69,6 +69,8 @@ type Registry struct {
 
 	latest atomic.Int64 // the time of the latest batch, in milliseconds; 0 before the first
 
+	gather time.Duration // Gather
+
 	restless bool // no host comes to rest: tests compare
 
 	posted, progressed bell // work for relays, and what they said of it
