@@ -136,7 +136,7 @@ func Serve(ctx context.Context, o Options) error {
 }
 
 // gatherTime is how long a check-in waits for others where more than fifty come in a second. Nobody waits at the other end.
-const gatherTime = 5 * time.Millisecond
+const gatherTime = 20 * time.Millisecond
 
 // paceEvery is how often it is seen to that clients come no more often than the database can take.
 const paceEvery = 5 * time.Second
