@@ -26,6 +26,10 @@ const relayInForce = `h.retired IS NULL AND h.deleted IS NULL AND h.succeeded IS
 // contactEvery is how often contact with a relay is noted: the database need not be written for every batch.
 const contactEvery = 10 * time.Second
 
+// maxCertificates is how many a relay is given in 24 hours. An honest one takes one in three weeks, and one when its names
+// change; but whoever passed a request on can send it again, and each certificate is an event in the relay's history.
+const maxCertificates = 100
+
 // isRelay fails with ErrNotRelay unless the host is a relay, and still one.
 func (t *transaction) isRelay(id hostid.ID) error {
 	is, err := t.get(`SELECT 1 FROM relays r JOIN hosts h ON h.host_id = r.host_id WHERE r.host_id = $1 AND `+relayInForce,
@@ -212,7 +216,7 @@ func (t *transaction) showRelayToken(v checkin.VerifiedCertificateRequest) error
 }
 
 // CertifyRelay notes which certificate a relay was given, and signs the answer to its request. ca is the authority that
-// issued it.
+// issued it. It fails with a checkin.Busy where the relay was given too many.
 func (r *Registry) CertifyRelay(ctx context.Context, id hostid.ID, request string, certificate, ca *x509.Certificate) (string, error) {
 	names := slices.Clone(certificate.DNSNames)
 	for _, ip := range certificate.IPAddresses {
@@ -224,12 +228,24 @@ func (r *Registry) CertifyRelay(ctx context.Context, id hostid.ID, request strin
 	if err != nil {
 		return "", err
 	}
-	return issued, r.write(ctx, func(t *transaction) error {
+	err = r.write(ctx, func(t *transaction) error {
+		var given int
+		if _, err := t.get(`SELECT COUNT(*) FROM history WHERE host_id = $1 AND at > $2 AND kind = 'relay-certified'`,
+			[]any{id.String(), millis(t.now.Add(-24 * time.Hour))}, []any{&given}); err != nil {
+			return err
+		}
+		if given >= maxCertificates {
+			return &checkin.Busy{After: time.Hour, Reason: fmt.Sprintf("%d certificates were issued to the relay %s within 24 hours", given, id)}
+		}
 		if _, err := t.exec(`UPDATE relays SET expires = $1 WHERE host_id = $2`, millis(certificate.NotAfter), id.String()); err != nil {
 			return err
 		}
 		return t.record(id, "relay-certified", map[string]any{"names": names, "until": certificate.NotAfter.UTC().Format(time.RFC3339)})
 	})
+	if err != nil {
+		return "", err
+	}
+	return issued, nil
 }
 
 // RelayHeard notes contact with a relay, every ten seconds at most.

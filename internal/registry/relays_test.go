@@ -359,3 +359,24 @@ func TestRelayCallsItselfAsAnother(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// A request for a certificate can be sent again by whoever passed it on. It makes no events without end: a host whose history is
+// full has its check-ins turned away.
+func TestCertificatesOfADay(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newRelay(m, "relay1")
+	certificate := &x509.Certificate{Raw: []byte{1}, DNSNames: []string{"relay1.example"}, NotAfter: m.now.Add(time.Hour)}
+	for range maxCertificates {
+		_, err := m.CertifyRelay(t.Context(), p.report.HostID, "request", certificate, certificate)
+		must(t, err)
+	}
+	_, err := m.CertifyRelay(t.Context(), p.report.HostID, "request", certificate, certificate)
+	var busy *checkin.Busy
+	if !errors.As(err, &busy) || busy.After < time.Minute {
+		t.Errorf("%v", err)
+	}
+	m.pass(25 * time.Hour)
+	_, err = m.CertifyRelay(t.Context(), p.report.HostID, "request", certificate, certificate)
+	must(t, err)
+}
