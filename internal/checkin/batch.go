@@ -435,9 +435,9 @@ type ForRelays struct {
 }
 
 // RelayHandler serves relays at RelayPath. Reports of a batch go to h at once, each with its hops; what h fails with that
-// is neither Refusal nor Busy is logged and answered with Busy.
+// is neither Refusal nor Busy is logged, within the bounds of Quiet, and answered with Busy.
 func RelayHandler(h HigherSystem, o ForRelays, log *slog.Logger) http.Handler {
-	s := &relayServer{h, o, log, make(chan struct{}, maxServed), make(chan struct{}, maxCertifying)}
+	s := &relayServer{h, o, NewQuiet(log), make(chan struct{}, maxServed), make(chan struct{}, maxCertifying)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+pathBatch, s.batch)
 	mux.HandleFunc("POST "+pathWork, s.work)
@@ -449,7 +449,7 @@ func RelayHandler(h HigherSystem, o ForRelays, log *slog.Logger) http.Handler {
 type relayServer struct {
 	higher HigherSystem
 	o      ForRelays
-	log    *slog.Logger
+	quiet  *Quiet
 	places chan struct{}
 	certs  chan struct{}
 }
@@ -503,7 +503,7 @@ func (s *relayServer) failed(w http.ResponseWriter, req *http.Request, err error
 		sendProblem(w, http.StatusServiceUnavailable, problem{Type: "about:blank", Title: "Try again later", Detail: busy.Reason})
 	default:
 		if req.Context().Err() == nil && !errors.Is(err, ErrUnavailable) {
-			s.log.Error("a relay's request failed", "path", req.URL.Path, "error", err)
+			s.quiet.Error("a relay's request failed", fmt.Errorf("%s: %w", req.URL.Path, err))
 		}
 		w.Header().Set("Retry-After", strconv.Itoa(5+rand.N(10)))
 		sendProblem(w, http.StatusServiceUnavailable, problem{Type: "about:blank", Title: "Try again later"})
@@ -536,7 +536,7 @@ func (s *relayServer) batch(w http.ResponseWriter, req *http.Request) {
 		hops, err := readHops(r.Hops, from)
 		switch {
 		case err != nil: // nothing is wrong with the report: its relay may send it again once it knows better
-			s.log.Warn("a relay sends reports with wrong hops", "relay", from, "reason", err)
+			s.quiet.Warn("a relay sends reports with wrong hops", fmt.Sprintf("relay %s: %v", from, err))
 			out.Answers[i].Busy = &wireBusy{time.Minute.Milliseconds(), "hops: " + err.Error()}
 			continue
 		case len(r.JWS) > MaxReport:
@@ -565,7 +565,7 @@ func (s *relayServer) answer(req *http.Request, r SignedReport) wireAnswer {
 		return wireAnswer{Busy: &wireBusy{busy.After.Milliseconds(), busy.Reason}}
 	}
 	if req.Context().Err() == nil {
-		s.log.Error("check-in through a relay failed", "relay", r.Hops[len(r.Hops)-1].Relay, "error", err)
+		s.quiet.Error("check-in through a relay failed", fmt.Errorf("relay %s: %w", r.Hops[len(r.Hops)-1].Relay, err))
 	}
 	return wireAnswer{Busy: &wireBusy{(5*time.Second + rand.N(10*time.Second)).Milliseconds(), "try again later"}}
 }

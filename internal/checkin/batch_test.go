@@ -415,3 +415,25 @@ func TestQuestionsForWorkThatAreNone(t *testing.T) {
 		}
 	}
 }
+
+// What a relay sends wrongly, thousands of times, makes no thousands of lines.
+func TestWrongBatchesAreLoggedWithinBounds(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder // one request at a time writes to it
+	server := httptest.NewServer(checkin.RelayHandler(&answering{do: acceptAny}, checkin.ForRelays{
+		Who: func(*http.Request) (hostid.ID, error) { return id("0e"), nil },
+	}, slog.New(slog.NewTextHandler(&log, nil))))
+	defer server.Close()
+	for range 10 {
+		body := `{"reports":[` + strings.Repeat(`{"jws":"x","hops":[]},`, 99) + `{"jws":"x","hops":[]}]}`
+		res, err := http.Post(server.URL+checkin.RelayPath+"batch", "application/json", strings.NewReader(body))
+		must(t, err)
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Fatalf("HTTP %d", res.StatusCode)
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n == 0 || n > 25 {
+		t.Errorf("%d lines", n)
+	}
+}

@@ -76,6 +76,7 @@ type Options struct {
 // Relay takes reports and sends them up. Its methods may be called from several goroutines.
 type Relay struct {
 	o     Options
+	quiet *checkin.Quiet // for what clients and relays can cause without end
 	spool *spool
 	ctx   context.Context
 	stop  context.CancelFunc
@@ -173,7 +174,7 @@ func Open(o Options) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{o: o, spool: s, lines: map[client]*line{}, known: known, taking: map[client]int{}, since: o.Wall(),
+	r := &Relay{o: o, quiet: checkin.NewQuiet(o.Log), spool: s, lines: map[client]*line{}, known: known, taking: map[client]int{}, since: o.Wall(),
 		subtree: loadSubtree(o.DataDir, o.HostID, o.Log)}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	for _, e := range entries {
@@ -287,7 +288,7 @@ func (r *Relay) judgeHops(hops []checkin.Hop) error {
 	if reason == "" {
 		return nil
 	}
-	r.o.Log.Error("reports cannot be passed on", "reason", reason)
+	r.quiet.Error("reports cannot be passed on", errors.New(reason))
 	return &checkin.Busy{After: fullRetry, Reason: reason}
 }
 
@@ -514,7 +515,7 @@ func (r *Relay) send(l *line, e *kept) {
 	case errors.As(err, &refusal):
 		r.counts.Refused++
 		r.reached()
-		r.o.Log.Warn("a report was refused", "code", refusal.Code, "reason", refusal.Detail)
+		r.quiet.Warn("a report was refused", refusal.Error())
 		r.spool.done(e)
 		if !l.tell(e.number, outcome{err: refusal}) {
 			r.late.put(l.who, checkin.LateReply{Report: report.Digest(), Refused: refusal})
@@ -525,7 +526,7 @@ func (r *Relay) send(l *line, e *kept) {
 		r.later(l, busy.After)
 	case errors.Is(err, checkin.ErrForged):
 		r.counts.Forged++
-		r.o.Log.Error("the higher system answered with what the manager did not sign: the report is kept", "error", err)
+		r.quiet.Error("the higher system answered with what the manager did not sign: the report is kept", err)
 		r.reached()
 		r.later(l, 0)
 	default:

@@ -5,10 +5,12 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -510,4 +512,42 @@ func TestClientsAreRemembered(t *testing.T) {
 		t.Errorf("%d clients are known", len(r.known.days))
 	}
 	must(t, r.Close())
+}
+
+// Anybody can send reports that the manager refuses, each for another reason. The log does not grow with them.
+func TestRefusedReportsAreLoggedWithinBounds(t *testing.T) {
+	t.Parallel()
+	up := newAbove()
+	up.set(func(s checkin.SignedReport) error {
+		return &checkin.Refusal{Code: checkin.NeedsEnrolment, Detail: "unknown host of report " + s.Digest().String()}
+	})
+	var log lineCount
+	r := open(t, t.TempDir(), up, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	for range 60 {
+		_, err := r.CheckIn(t.Context(), newPC(t).next())
+		var refusal *checkin.Refusal
+		if !errors.As(err, &refusal) {
+			t.Fatal(err)
+		}
+	}
+	way := []checkin.Hop{{Relay: relayID}}
+	for n := range 60 {
+		s := newPC(t).next()
+		s.Hops = slices.Repeat(way, 1+n)
+		if _, err := r.CheckIn(t.Context(), s); err == nil {
+			t.Fatal("taken in a circle")
+		}
+	}
+	must(t, r.Close())
+	if n := log.n.Load(); n == 0 || n > 25 {
+		t.Errorf("%d lines", n)
+	}
+}
+
+// lineCount counts the lines that are written to it.
+type lineCount struct{ n atomic.Int64 }
+
+func (l *lineCount) Write(b []byte) (int, error) {
+	l.n.Add(1)
+	return len(b), nil
 }
