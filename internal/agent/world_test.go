@@ -40,7 +40,7 @@ type testManager struct {
 	loseReply bool                                 // the connection breaks after the report was accepted
 	deferring bool
 	late      *checkin.LateReply // goes with the next deferred
-	revoked   bool // the token holds no longer
+	revoked   bool               // the token holds no longer
 	interval  time.Duration
 	orders    func(v checkin.VerifiedReport) []checkin.Order
 	settings  func(v checkin.VerifiedReport) *checkin.SealedSettings
