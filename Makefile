@@ -22,10 +22,10 @@ test: ## everything: checks, unit, race, interop, end to end
 check: ## formatting, vet and static analysis alone
 	@test/check
 
-soak: ## managers killed for two minutes; the model test of identity with millions of steps; STEPS=n, and SEED=n for those of a run before
-	go test -count=1 -timeout 0 -v -run '^TestManagersOnOneDatabase$$' ./test/e2e -args -managers=2m
-	go test -count=1 -timeout 0 -v ./test/identity -args -steps=$(or $(STEPS),3000000) $(if $(SEED),-rapid.seed=$(SEED))
-	go test -count=1 -timeout 0 -v ./test/relay -run TestCutAndKilled -args -length=10m
+soak: ## the long runs: managers killed for two minutes, relays and links for ten, the model of identity for millions of steps (STEPS=n; SEED=n: as before)
+	eval "$$(test/memory)"; go test -count=1 -timeout 0 -v -run '^TestManagersOnOneDatabase$$' ./test/e2e -args -managers=2m
+	eval "$$(test/memory)"; go test -count=1 -timeout 0 -v -run '^TestCutAndKilled$$' ./test/relay -args -length=10m
+	eval "$$(test/memory)"; go test -count=1 -timeout 0 -v ./test/identity -args -steps=$(or $(STEPS),3000000) $(if $(SEED),-rapid.seed=$(SEED))
 
 bench: build ## the benchmarks, as a table with ratios
 	@go run ./test/bench -bin bin
