@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
 	"os"
 	"os/signal"
@@ -23,7 +22,7 @@ import (
 	"syscall"
 
 	"samehost/internal/amtinit"
-	"samehost/internal/checkin"
+	"samehost/internal/amtsettings"
 	"samehost/internal/config"
 	"samehost/internal/terminal"
 	"samehost/internal/wsman"
@@ -157,7 +156,7 @@ func (c *command) configure() (dataDir string, p *problem) {
 	if err != nil {
 		return "", newProblem(exitOther, textSystem, err)
 	}
-	if cfg.AMT, err = withKeptSettings(cfg.AMT, cfg.DataDir); err != nil {
+	if cfg.AMT, err = amtsettings.WithKept(cfg.AMT, cfg.DataDir); err != nil {
 		return "", newProblem(exitOther, textSystem, err)
 	}
 	password, err := cfg.AMT.Password()
@@ -197,26 +196,6 @@ func (c *command) configure() (dataDir string, p *problem) {
 	}
 	c.log = amtinit.OpenLog(dir, c.lang)
 	return dir, nil
-}
-
-// withKeptSettings is [amt] with the settings that the manager told this machine, where the file leaves them to it (config.AMT.FromManager).
-func withKeptSettings(a config.AMT, dataDir string) (config.AMT, error) {
-	if !a.FromManager || dataDir == "" {
-		return a, nil
-	}
-	k, err := checkin.ReadKeptSettings(dataDir, checkin.SettingsFileName)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return a, nil
-	case err != nil:
-		return a, fmt.Errorf("%w; write password_file into [amt], or have the manager tell it again", err)
-	case k.AMT == nil:
-		return a, nil
-	}
-	return a.With(config.Given{
-		User: k.AMT.User, Password: config.NewSecret(k.AMT.Password.Reveal()), Port: k.AMT.Port, TLS: k.AMT.TLS,
-		TLSCA: k.AMT.TLSCA, TLSPin: k.AMT.TLSPin, Enterprise: k.AMT.Enterprise,
-	}), nil
 }
 
 func (c *command) work(ctx context.Context) int {

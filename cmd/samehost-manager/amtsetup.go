@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
 	"samehost/internal/checkin"
@@ -261,24 +260,4 @@ func (c *amtsetupImportCmd) Run(ctx context.Context, p *program) error {
 		p.say(fmt.Sprintf("%s was exported %s by the manager %s", c.File, when(e.Made), e.Manager))
 		return p.setAMTSettings(ctx, reg, c.For.ID, e.AMT)
 	})
-}
-
-// withKeptSettings is [amt] with what amtsetup has set, where the file leaves it to that (config.AMT.FromManager).
-func withKeptSettings(a config.AMT, dataDir string) (config.AMT, error) {
-	if !a.FromManager {
-		return a, nil
-	}
-	k, err := checkin.ReadKeptSettings(dataDir, checkin.SettingsFileName)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return a, nil
-	case err != nil:
-		return a, err
-	case k.AMT == nil:
-		return a, nil
-	}
-	return a.With(config.Given{
-		User: k.AMT.User, Password: config.NewSecret(k.AMT.Password.Reveal()), Port: k.AMT.Port, TLS: k.AMT.TLS,
-		TLSCA: k.AMT.TLSCA, TLSPin: k.AMT.TLSPin, Enterprise: k.AMT.Enterprise,
-	}), nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/amtsettings"
 	"samehost/internal/hostid"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
@@ -208,7 +209,7 @@ func (p *program) amtOptions() (o amtinit.Options, warnings []string, err error)
 	if err != nil {
 		return o, nil, err
 	}
-	if c.AMT, err = withKeptSettings(c.AMT, c.DataDir); err != nil {
+	if c.AMT, err = amtsettings.WithKept(c.AMT, c.DataDir); err != nil {
 		return o, nil, err
 	}
 	if !c.AMT.InUse && c.AMT.Given == nil {

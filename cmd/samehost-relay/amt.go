@@ -1,13 +1,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 
 	"samehost/internal/amtinit"
-	"samehost/internal/checkin"
-	"samehost/internal/config"
+	"samehost/internal/amtsettings"
 	"samehost/internal/wsman"
 )
 
@@ -21,7 +18,7 @@ func (p *program) amtOptions() (amtinit.Options, error) {
 	if !c.AMT.InUse {
 		return amtinit.Options{}, fmt.Errorf("%s has no [amt] table: write the AMT management user into it", p.config)
 	}
-	amt, err := withKeptSettings(c.AMT, c.DataDir)
+	amt, err := amtsettings.WithKept(c.AMT, c.DataDir)
 	if err != nil {
 		return amtinit.Options{}, err
 	}
@@ -43,24 +40,4 @@ func (p *program) amtOptions() (amtinit.Options, error) {
 		return amtinit.Options{}, fmt.Errorf("%s: [amt] tls = true needs tls_ca or tls_pin beside it", p.config)
 	}
 	return o, nil
-}
-
-// withKeptSettings is [amt] with the settings that the manager told this relay, where the file leaves them to it (config.AMT.FromManager).
-func withKeptSettings(a config.AMT, dataDir string) (config.AMT, error) {
-	if !a.FromManager {
-		return a, nil
-	}
-	k, err := checkin.ReadKeptSettings(dataDir, checkin.SettingsFileName)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return a, nil
-	case err != nil:
-		return a, fmt.Errorf("%w; write password_file into [amt], or have the manager tell it again", err)
-	case k.AMT == nil:
-		return a, nil
-	}
-	return a.With(config.Given{
-		User: k.AMT.User, Password: config.NewSecret(k.AMT.Password.Reveal()), Port: k.AMT.Port, TLS: k.AMT.TLS,
-		TLSCA: k.AMT.TLSCA, TLSPin: k.AMT.TLSPin, Enterprise: k.AMT.Enterprise,
-	}), nil
 }

@@ -36,6 +36,7 @@ var importTable = []rule{
 	{"wsman", nil, "it is a protocol client and knows nothing of what is asked with it"},
 	{"sysconfig", nil, "it is a file format; who reads it decides what it means"},
 	{"config", nil, "it is a file format; it hands plain values to cmd"},
+	{"amtsettings", []string{"checkin", "config"}, "it joins what the manager told with what a file says, for the programs that reach AMT"},
 	{"help", nil, "it is about printing, not about host IDs"},
 	{"osservice", nil, "it is about the operating system, not about host IDs"},
 	{"mei", nil, "it is a driver's interface"},
