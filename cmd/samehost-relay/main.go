@@ -55,6 +55,8 @@ type cli struct {
 
 	Serve     serveCmd     `cmd:"" help:"Take check-ins until told to end; what the service runs." example:"serve; serve --json --config relay.toml"`
 	Status    statusCmd    `cmd:"" help:"Show certificate, higher system and spool; changes nothing." example:"status; status --json"`
+	Sysconfig sysconfigCmd `cmd:"" help:"System configuration of what is below: export." example:"sysconfig export /tmp/site.NDD; sysconfig export /tmp/site.NDD --encoding shift_jis"`
+	Amtsetup  amtsetupCmd  `cmd:"" help:"AMT management user from the manager, by file: import." example:"amtsetup import amtsetup.json; amtsetup import amtsetup.json --passphrase-file p"`
 	Install   installCmd   `cmd:"" help:"Register the service and start it." example:"install; install --config /etc/samehost/relay.toml"`
 	Uninstall uninstallCmd `cmd:"" help:"Remove the service; all data stays." example:"uninstall; uninstall --config /etc/samehost/relay.toml"`
 }
@@ -63,6 +65,7 @@ const description = `A relay system: takes check-ins for its higher system and k
 
   samehost-relay serve --config /etc/samehost/relay.toml
   samehost-relay status --json
+  samehost-relay sysconfig export /tmp/site.NDD
 Exit codes: 0 done, 1 not done (standard error says why), 2 wrong command line.`
 
 // program is what a command works with.
@@ -71,6 +74,11 @@ type program struct {
 	json   bool
 	stdout io.Writer
 	stderr io.Writer
+}
+
+// say writes a line for people to standard error.
+func (p *program) say(text string) {
+	fmt.Fprintf(p.stderr, "samehost-relay: %s\n", strings.Join(strings.Fields(text), " "))
 }
 
 func main() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -93,7 +101,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	p := &program{config: c.Config, json: c.JSON, stdout: stdout, stderr: stderr}
 	line.BindTo(ctx, (*context.Context)(nil))
 	if err := line.Run(p); err != nil {
-		fmt.Fprintf(stderr, "samehost-relay: %s\n", strings.Join(strings.Fields(err.Error()), " "))
+		p.say(err.Error())
 		return exitFailed
 	}
 	return exitDone

@@ -18,7 +18,7 @@ func call(args ...string) (code int, stdout, stderr string) {
 
 // The help of the program and of every command is one screen.
 func TestHelpIsOneScreen(t *testing.T) {
-	for _, args := range [][]string{nil, {"serve"}, {"status"}, {"install"}, {"uninstall"}} {
+	for _, args := range [][]string{nil, {"serve"}, {"status"}, {"sysconfig"}, {"sysconfig", "export"}, {"amtsetup"}, {"amtsetup", "import"}, {"install"}, {"uninstall"}} {
 		code, out, stderr := call(append(args, "--help")...)
 		lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 		if code != exitDone || stderr != "" || len(lines) > 24 {
@@ -52,6 +52,9 @@ func TestMistakes(t *testing.T) {
 		{[]string{"serve"}, "data_dir = 'd'", exitFailed, "higher_system is missing"},
 		{[]string{"serve"}, "data_dir = 'd'\nhigher_system = 'https://127.146.1.1:8740'\nca_file = 'none'", exitFailed, "copy the manager's CA certificate there"},
 		{[]string{"serve"}, "data_dir = 'd'\nhigher_system = 'https://127.146.1.1:8740'\nspool_mb = 1", exitFailed, "spool_mb must be a number of megabytes"},
+		{[]string{"sysconfig", "export", "x.NDD"}, "data_dir = 'd'\nhigher_system = 'https://127.146.1.1:8740'", exitFailed, "no relay has taken check-ins in"},
+		{[]string{"sysconfig", "export", "x.NDD", "--encoding", "ebcdic"}, "", exitUsage, "--encoding"},
+		{[]string{"amtsetup", "import", "x.json"}, "data_dir = 'd'\nhigher_system = 'https://127.146.1.1:8740'", exitFailed, "[amt] is missing"},
 		{[]string{"status"}, "data_dir = 'd'\nhigher_system = 'https://127.146.1.1:8740'", exitFailed, "start it with samehost-relay serve"},
 	} {
 		os.Remove(config)
