@@ -54,6 +54,7 @@ type works struct {
 	ask     chan struct{} // closed when another question is to be asked
 	below   map[hostid.ID]*relayBelow
 	passing map[string]passing
+	handed  map[string]hostid.ID    // work that passed, and to whom: what those below may say that they have
 	size    int                     // bytes of passing
 	revoked map[hostid.ID]time.Time // of relays below, when they were said to be none any more
 	wake    chan struct{}           // closed when there is something for those below, or to send
@@ -76,7 +77,7 @@ type ownWork struct {
 }
 
 type relayBelow struct {
-	by    hostid.ID // the relay whose connection named it first
+	by    hostid.ID // on whose connection it was named first; itself, once it has asked itself
 	have  []string
 	until time.Time
 }
@@ -89,7 +90,7 @@ type passing struct {
 // openWorks reads the work that is not finished.
 func openWorks(dataDir string, who identity, up *checkin.RelayClient, do map[string]Do, log *slog.Logger) (*works, error) {
 	w := &works{dir: filepath.Join(dataDir, workFolder), who: who, up: up, do: do, log: log, own: map[string]*ownWork{},
-		ask: make(chan struct{}), wake: make(chan struct{}), below: map[hostid.ID]*relayBelow{}, passing: map[string]passing{},
+		ask: make(chan struct{}), wake: make(chan struct{}), below: map[hostid.ID]*relayBelow{}, passing: map[string]passing{}, handed: map[string]hostid.ID{},
 		revoked: map[hostid.ID]time.Time{}, kinds: map[string]*sync.Mutex{}}
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, err
@@ -468,7 +469,6 @@ func (w *works) question() checkin.WorkQuery {
 		q.Have = append(q.Have, id)
 	}
 	now := time.Now()
-	var below [][]string
 	for id, b := range w.below {
 		if now.After(b.until) {
 			delete(w.below, id)
@@ -478,20 +478,26 @@ func (w *works) question() checkin.WorkQuery {
 			continue
 		}
 		q.Relays = append(q.Relays, id)
-		below = append(below, b.have)
 	}
+	had := make(map[string]bool)
 	for id, p := range w.passing {
 		if w.below[p.to] == nil {
 			w.size -= len(p.jws)
 			delete(w.passing, id)
 			continue
 		}
-		q.Have = append(q.Have, id)
+		had[id] = true
 	}
-	// Who says that it has more than there is finds no room for it, and the others do.
-	slices.SortFunc(below, func(a, b []string) int { return len(a) - len(b) })
-	for _, have := range below {
-		q.Have = append(q.Have, have[:min(len(have), max(0, maxHave-len(q.Have)))]...)
+	for from, b := range w.below {
+		for _, id := range b.have {
+			had[id] = had[id] || w.speaksFor(from, w.handed[id])
+		}
+	}
+	maps.DeleteFunc(w.handed, func(id string, _ hostid.ID) bool { return !had[id] })
+	for id := range w.handed {
+		if len(q.Have) < maxHave {
+			q.Have = append(q.Have, id)
+		}
 	}
 	slices.Sort(q.Have) // two questions that are alike look alike
 	return q
@@ -520,6 +526,7 @@ func (w *works) take(ctx context.Context, all *sync.WaitGroup, a checkin.WorkAns
 			if w.below[work.To] != nil && w.size+len(jws) <= maxPassing {
 				if _, ok := w.passing[work.ID]; !ok {
 					w.passing[work.ID] = passing{work.To, jws}
+					w.handed[work.ID] = work.To
 					w.size += len(jws)
 				}
 			}
@@ -572,7 +579,7 @@ func (w *works) forBelow(ctx context.Context, from hostid.ID, q checkin.WorkQuer
 		}
 		for id, p := range w.passing {
 			switch {
-			case !slices.Contains(q.Relays, p.to):
+			case !slices.Contains(q.Relays, p.to) || !w.speaksFor(from, p.to):
 			case slices.Contains(q.Have, id):
 				w.size -= len(p.jws)
 				delete(w.passing, id)
@@ -619,6 +626,13 @@ func (w *works) register(from hostid.ID, q checkin.WorkQuery) error {
 		w.ask = make(chan struct{})
 	}
 	return nil
+}
+
+// speaksFor reports whether what a relay below says of another one counts: that one is below it, as far as is known here, where the first
+// to name a relay is believed, and a relay itself before all others. The caller holds the lock.
+func (w *works) speaksFor(from, id hostid.ID) bool {
+	b := w.below[id]
+	return b != nil && b.by == from
 }
 
 // makeRoom forgets a relay that was named by the one that named most, if that is more than a relay has named that wants room

@@ -269,6 +269,11 @@ func TestRelayBelowThatSaysTooMuch(t *testing.T) {
 	now, cancel := context.WithCancel(t.Context())
 	cancel()
 	bad, good, under := hostid.NewID(), hostid.NewID(), hostid.NewID()
+	posted := func(id string, to hostid.ID) string {
+		jws, err := checkin.SignWork(checkin.Work{ID: id, To: to, Kind: "long", Made: time.Now(), Body: json.RawMessage(`{}`)}, managerKey)
+		must(t, err)
+		return jws
+	}
 	flood := checkin.WorkQuery{Relays: []hostid.ID{bad}}
 	for range maxBelow - 1 {
 		flood.Relays = append(flood.Relays, hostid.NewID())
@@ -278,8 +283,14 @@ func TestRelayBelowThatSaysTooMuch(t *testing.T) {
 	}
 	_, err = w.forBelow(now, bad, flood)
 	must(t, err)
-	_, err = w.forBelow(now, good, checkin.WorkQuery{Relays: []hostid.ID{good, under}, Have: []string{"w-1", "w-2"}})
+	its := checkin.WorkQuery{Relays: []hostid.ID{good, under}, Have: []string{"w-1"}}
+	_, err = w.forBelow(now, good, its)
 	must(t, err)
+	w.take(t.Context(), &sync.WaitGroup{}, checkin.WorkAnswer{Work: []string{posted("w-1", under), posted("w-2", under)}})
+	a, err := w.forBelow(now, good, its)
+	if err != nil || len(a.Work) != 1 {
+		t.Errorf("it has one of them already: %q, %v", a.Work, err)
+	}
 	_, err = w.forBelow(now, bad, flood)
 	var busy *checkin.Busy
 	if err != nil && !errors.As(err, &busy) {
@@ -293,12 +304,9 @@ func TestRelayBelowThatSaysTooMuch(t *testing.T) {
 			t.Error("a relay is not asked for")
 		}
 	}
-	if !slices.Contains(q.Have, "w-1") || !slices.Contains(q.Have, "w-2") {
-		t.Error("it is not said what it has")
-	}
 	b, err := json.Marshal(q)
 	must(t, err)
-	if len(q.Relays) > 1000 || len(q.Have) > 64_000 || len(b) > 4<<20 {
+	if len(q.Relays) > 1000 || !slices.Equal(q.Have, []string{"w-1", "w-2"}) || len(b) > 4<<20 {
 		t.Errorf("%d relays and %d works in %d bytes: nobody takes that", len(q.Relays), len(q.Have), len(b))
 	}
 
@@ -307,5 +315,47 @@ func TestRelayBelowThatSaysTooMuch(t *testing.T) {
 	w.take(t.Context(), &sync.WaitGroup{}, checkin.WorkAnswer{Revoked: []hostid.ID{good}})
 	if len(w.revoked) != 1 || !w.isRevoked(good) {
 		t.Errorf("%d are remembered", len(w.revoked))
+	}
+}
+
+// A relay below neither gets the work of those beside it and below them, nor says for them that they have it.
+func TestRelayBelowThatSpeaksForOthers(t *testing.T) {
+	t.Parallel()
+	w, err := openWorks(t.TempDir(), newIdentity(), nil, nil, quiet())
+	must(t, err)
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	bad, good, under := hostid.NewID(), hostid.NewID(), hostid.NewID()
+	its, lies := checkin.WorkQuery{Relays: []hostid.ID{good, under}}, checkin.WorkQuery{Relays: []hostid.ID{bad, good, under}}
+	_, err = w.forBelow(now, bad, checkin.WorkQuery{Relays: []hostid.ID{bad, good}}) // before that one has asked
+	must(t, err)
+	_, err = w.forBelow(now, good, its)
+	must(t, err)
+	answer := checkin.WorkAnswer{}
+	for id, to := range map[string]hostid.ID{"w-1": good, "w-2": under} {
+		jws, err := checkin.SignWork(checkin.Work{ID: id, To: to, Kind: "long", Made: time.Now(), Body: json.RawMessage(`{}`)}, managerKey)
+		must(t, err)
+		answer.Work = append(answer.Work, jws)
+	}
+	w.take(t.Context(), &sync.WaitGroup{}, answer)
+	a, err := w.forBelow(now, bad, lies)
+	if err != nil || len(a.Work) > 0 {
+		t.Errorf("it gets %q, %v", a.Work, err)
+	}
+	lies.Have = []string{"w-1", "w-2", "w-3"}
+	_, err = w.forBelow(now, bad, lies)
+	must(t, err)
+	a, err = w.forBelow(now, good, its)
+	if err != nil || len(a.Work) != 2 {
+		t.Errorf("whose work it is gets %q, %v", a.Work, err)
+	}
+	its.Have = []string{"w-2", "w-1"}
+	_, err = w.forBelow(now, good, its)
+	must(t, err)
+	w.mu.Lock()
+	q := w.question()
+	w.mu.Unlock()
+	if !slices.Equal(q.Have, []string{"w-1", "w-2"}) || len(w.passing) > 0 {
+		t.Errorf("it is said that they have %q; %d wait for them", q.Have, len(w.passing))
 	}
 }
