@@ -157,9 +157,13 @@ func verifyHeader(raw string, header []byte, typ string) ([]byte, ed25519.Public
 		return nil, nil, nil, fmt.Errorf("not a signed message: %w", err)
 	}
 	head := jws.Signatures[0].Protected
-	for _, name := range []jose.HeaderKey{"b64", "crit"} { // they change what is signed (RFC 7797); no message of ours has them
-		if _, ok := head.ExtraHeaders[name]; ok {
-			return nil, nil, nil, fmt.Errorf("not a signed message: %q in its header", string(name))
+	var members map[string]json.RawMessage // go-jose leaves out what is null
+	if err := json.Unmarshal(header, &members); err != nil {
+		return nil, nil, nil, fmt.Errorf("not a signed message: header: %w", err)
+	}
+	for _, name := range []string{"b64", "crit"} { // they change what is signed (RFC 7797); no message of ours has them
+		if _, ok := members[name]; ok {
+			return nil, nil, nil, fmt.Errorf("not a signed message: %q in its header", name)
 		}
 	}
 	if got, _ := head.ExtraHeaders[jose.HeaderType].(string); got != typ {

@@ -146,3 +146,20 @@ func TestManyMembers(t *testing.T) {
 		}
 	}
 }
+
+// A member that means something to others does so without a value, too.
+func TestHeaderWithNull(t *testing.T) {
+	t.Parallel()
+	b64 := base64.RawURLEncoding
+	header, rest, _ := strings.Cut(mustSign(t, report(), nil).JWS, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	plain, err := b64.DecodeString(header)
+	must(t, err)
+	for _, name := range []string{"crit", "b64"} {
+		text := b64.EncodeToString([]byte(strings.TrimSuffix(string(plain), "}")+`,"`+name+`":null}`)) + "." + payload
+		_, err := checkin.Verify(checkin.SignedReport{JWS: text + "." + b64.EncodeToString(ed25519.Sign(clientKey, []byte(text)))})
+		if err == nil || !strings.Contains(err.Error(), `"`+name+`" in its header`) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
