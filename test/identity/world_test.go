@@ -545,7 +545,8 @@ func (w *world) assets() map[hostid.ID][]hostid.ID {
 		for _, h := range a.Hosts {
 			of[h.HostID] = a.HostIDs
 			w.blocked[h.HostID] = h.Blocked
-			if a.State == registry.Deleted || a.State == registry.Archived {
+			// Of a PC whose place another took for good, that one's asset is not seen by its reports.
+			if !h.Succeeded && (a.State == registry.Deleted || a.State == registry.Archived) {
 				w.hidden[h.HostID] = *a.Maintenance
 			}
 		}
