@@ -117,7 +117,11 @@ func (l *load) each(ctx context.Context, name string, of func(*client) bool) (*p
 	p.began = time.Now()
 	for i := range l.fleet.clients {
 		c := &l.fleet.clients[i]
-		if !of(c) || !c.busy.CompareAndSwap(false, true) {
+		if !c.busy.CompareAndSwap(false, true) {
+			continue
+		}
+		if !of(c) {
+			c.busy.Store(false)
 			continue
 		}
 		if !l.hand(ctx, job{client: i, intended: time.Now(), phase: p}) {
@@ -207,9 +211,13 @@ func (l *load) run(ctx context.Context, rate float64, ramp, duration time.Durati
 			if cursor++; cursor == len(clients) {
 				cursor = 0
 			}
-			if clients[i].enrolled && clients[i].busy.CompareAndSwap(false, true) {
+			if !clients[i].busy.CompareAndSwap(false, true) {
+				continue
+			}
+			if clients[i].enrolled { // to be read by its holder only
 				return i
 			}
+			clients[i].busy.Store(false)
 		}
 		return -1
 	}
