@@ -223,6 +223,8 @@ func (a *api) failed(ctx context.Context, err error) error {
 		{registry.ErrWeakPassword, http.StatusUnprocessableEntity},
 		{registry.ErrPlaceholder, http.StatusUnprocessableEntity},
 		{errPast, http.StatusUnprocessableEntity},
+		{errNoRelayToken, http.StatusUnprocessableEntity},
+		{errNotIssuable, http.StatusUnprocessableEntity},
 	} {
 		if errors.Is(err, known.err) {
 			status = known.status
@@ -548,6 +550,8 @@ const MaxNote = 200
 type NewToken struct {
 	Expires time.Time `json:"expires,omitzero" doc:"When it ends; nothing: never."`
 	Note    string    `json:"note,omitempty" maxLength:"200" doc:"What it is for."`
+	Relay   bool      `json:"relay,omitempty" doc:"It admits one relay system; else it enrols PCs."`
+	Names   []string  `json:"names,omitempty" maxItems:"100" doc:"Names and addresses by which PCs call that relay, for its certificate; nothing: what it calls itself."`
 }
 
 // MadeToken is a token that was made, with its secret.
@@ -561,8 +565,25 @@ func (a *api) createToken(ctx context.Context, in *struct{ Body NewToken }) (Mad
 	if e := in.Body.Expires; !e.IsZero() && e.Before(time.Now()) {
 		return MadeToken{}, fmt.Errorf("expires %s: %w", e.UTC().Format(time.RFC3339), errPast)
 	}
-	return MakeToken(ctx, a.reg, in.Body.Expires, in.Body.Note, who(ctx))
+	if !in.Body.Relay {
+		if len(in.Body.Names) > 0 {
+			return MadeToken{}, fmt.Errorf("names: %w", errNoRelayToken)
+		}
+		return MakeToken(ctx, a.reg, in.Body.Expires, in.Body.Note, who(ctx))
+	}
+	for i, n := range in.Body.Names {
+		if !issuable(n) {
+			return MadeToken{}, fmt.Errorf("names[%d]: %w", i, errNotIssuable)
+		}
+	}
+	return MakeRelayToken(ctx, a.reg, in.Body.Names, in.Body.Expires, in.Body.Note, who(ctx))
 }
+
+// What is wrong with the names of a relay's token.
+var (
+	errNoRelayToken = errors.New("only a relay's token has names; write relay: true beside them")
+	errNotIssuable  = errors.New("this is no IP address and no DNS name that a certificate may be for")
+)
 
 // errPast is a moment that is over.
 var errPast = errors.New("this moment is over")

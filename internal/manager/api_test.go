@@ -366,6 +366,23 @@ func TestAPI(t *testing.T) {
 	_, err := checkin.ParseToken(made.Token)
 	must(t, err)
 	s.problem(s.request(Administrator, s.admin, "POST", "/api/v1/tokens", `{"expires":"2001-01-01T00:00:00Z"}`), 422, "this moment is over")
+	var relays struct{ Token string }
+	s.do("POST", "/api/v1/tokens", `{"note":"site 7","relay":true,"names":["relay7.example","192.0.2.7"]}`, 201, &relays)
+	s.secret = append(s.secret, relays.Token)
+	for body, says := range map[string]string{
+		`{"names":["relay7.example"]}`:                                                  "only a relay's token has names",
+		`{"relay":true,"names":["relay7.example","no,name"]}`:                           "names[1]",
+		`{"relay":true,"names":["0.0.0.0"]}`:                                            "names[0]",
+		`{"relay":true,"names":"relay7.example"}`:                                       "body.names",
+		`{"relay":true,"names":[` + strings.Repeat(`"a.b",`, MaxRelayNames) + `"a.b"]}`: "body.names",
+	} {
+		s.problem(s.request(Administrator, s.admin, "POST", "/api/v1/tokens", body), 422, says)
+	}
+	of, err := s.reg.Tokens(t.Context())
+	must(t, err)
+	if last := of[len(of)-1]; !last.Relay || !slices.Equal(last.RelayNames, []string{"relay7.example", "192.0.2.7"}) || last.Note != "site 7" || of[len(of)-2].Relay {
+		t.Errorf("the relay's token is %+v", last)
+	}
 	var tokens struct {
 		Tokens []struct{ ID, State, Note string }
 	}
