@@ -70,7 +70,7 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 		if err = t.heardAgain(h); err == nil {
 			reply.Named, err = t.acceptProven(v, h, e, p)
 		}
-		if err == nil {
+		if err == nil && p.tip { // one that was long on its way says nothing of now
 			err = t.relayReported(s, v)
 		}
 	}

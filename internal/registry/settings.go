@@ -163,7 +163,8 @@ func (r *Registry) AMTSettingsFor(ctx context.Context, way ...hostid.ID) (checki
 	return checkin.Settings{SettingsState: checkin.SettingsState{Version: row.version}, AMT: &s}, err
 }
 
-// Way is a host and the relays that its latest report came through, the nearest first: what AMTSettingsFor takes.
+// Way is a host and the relays that its latest report came through, the nearest first, as far as they are believed (believed):
+// what AMTSettingsFor takes.
 func (r *Registry) Way(ctx context.Context, id hostid.ID) ([]hostid.ID, error) {
 	routes, err := scanAll(ctx, r.readers, scanText, `SELECT route FROM hosts_now WHERE host_id = $1`, id.String())
 	if err == nil && len(routes) == 0 {
@@ -172,17 +173,32 @@ func (r *Registry) Way(ctx context.Context, id hostid.ID) ([]hostid.ID, error) {
 	if err != nil {
 		return nil, err
 	}
-	way := []hostid.ID{id}
-	relays := strings.Split(strings.TrimPrefix(routes[0], `\`), `\`)
+	relays, err := parseRoute(routes[0])
+	if err != nil {
+		return nil, fmt.Errorf("host ID %s: %w", id, err)
+	}
 	slices.Reverse(relays)
-	for _, text := range relays {
-		relay, err := parseID(text)
-		if err != nil {
-			return nil, fmt.Errorf("route of host ID %s: %w", id, err)
+	relays, err = believed(ctx, r.readers, relays)
+	return append([]hostid.ID{id}, relays...), err
+}
+
+// believed is the end of a way, the nearest relay first, up to which it agrees with what the relays on it say of themselves. A way is
+// the word of the last relay on it: it alone was seen to be there. A relay before it is believed to be there if its own latest
+// report, which nobody else can sign, came by the rest of the way too. Else whoever is a relay could put another one on the way of
+// a host of his own, and be told the password of that one's site.
+func believed(ctx context.Context, q queryer, way []hostid.ID) ([]hostid.ID, error) {
+	behind := ""
+	for i, id := range slices.Backward(way) {
+		if i < len(way)-1 {
+			routes, err := scanAll(ctx, q, scanText, `SELECT route FROM hosts WHERE host_id = $1`, id.String())
+			if err != nil {
+				return nil, err
+			}
+			if len(routes) == 0 || routes[0] != behind {
+				return way[i+1:], nil
+			}
 		}
-		if !relay.IsZero() {
-			way = append(way, relay)
-		}
+		behind += `\` + id.String()
 	}
 	return way, nil
 }
@@ -190,7 +206,7 @@ func (r *Registry) Way(ctx context.Context, id hostid.ID) ([]hostid.ID, error) {
 // settings are what the reply to a report brings: those that hold for this host, where the report names other ones. They
 // are for who takes any, is who it says to be, and is in no doubt: not while the host's line is in conflict, blocked, waits
 // until the former installation is silent, or has an order about its identity to carry out; not once the asset is retired,
-// deleted, archived or succeeded. Such a host keeps what it has.
+// deleted, archived or succeeded; not by a way that is not believed. Such a host keeps what it has.
 func (t *transaction) settings(v checkin.VerifiedReport, p placement, proven bool, reply checkin.Reply, hops []checkin.Hop) (*checkin.SealedSettings, error) {
 	held := v.Report.Settings
 	doubt := !proven || !p.tip || p.branch.blocked || reply.Provisional || v.Report.Pending ||
@@ -201,6 +217,9 @@ func (t *transaction) settings(v checkin.VerifiedReport, p placement, proven boo
 	way := []hostid.ID{v.Report.HostID}
 	for _, hop := range hops {
 		way = append(way, hop.Relay)
+	}
+	if sure, err := believed(t.ctx, t.Tx, way[1:]); err != nil || len(sure) < len(hops) {
+		return nil, err
 	}
 	row, err := settingsFor(t.ctx, t.Tx, way)
 	if err != nil {

@@ -187,6 +187,46 @@ func TestSettingsOfASite(t *testing.T) {
 	expect(t, "then the upper relay's", names[1], "upper:country")
 }
 
+// A relay that names another one before itself, on the way of its own report or of a host that is its friend's, is not told what is
+// set for that one's site; nor does the manager work with it for that host.
+func TestRelayThatNamesAnotherSite(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	bad, victim, lower := newPC(m, "bad").takes(), newPC(m, "victim").takes(), newPC(m, "lower").takes()
+	hop := func(p *pc) checkin.Hop { return checkin.Hop{Relay: p.report.HostID} }
+	bad.told()
+	victim.told()
+	lower.told(hop(bad))
+	m.set(hostid.ID{}, amtUser("everywhere", "1"))
+	m.set(victim.report.HostID, amtUser("site", "2"))
+	m.set(lower.report.HostID, amtUser("below", "3"))
+	friend := newPC(m, "friend").takes()
+	expect(t, "another site is on the way", friend.told(hop(victim), hop(bad)), "")
+	expect(t, "another site is far on the way", friend.told(hop(victim), hop(lower), hop(bad)), "")
+	expect(t, "as the relay's own", bad.told(hop(victim), hop(bad)), "")
+	expect(t, "another way to the relay below", friend.told(hop(lower), hop(victim)), "")
+	expect(t, "a relay below", friend.told(hop(lower), hop(bad)), "below 3")
+	expect(t, "by the relay itself", friend.told(hop(bad)), "everywhere 1")
+	for _, c := range []struct {
+		what string
+		hops []checkin.Hop
+		want string
+	}{
+		{"another site", []checkin.Hop{hop(victim), hop(bad)}, "everywhere"},
+		{"a relay below", []checkin.Hop{hop(lower), hop(bad)}, "below"},
+	} {
+		friend.told(c.hops...)
+		way, err := m.Way(t.Context(), friend.report.HostID)
+		must(t, err)
+		s, err := m.AMTSettingsFor(t.Context(), way...)
+		must(t, err)
+		expect(t, "the manager goes by "+c.what, s.AMT.User, c.want)
+	}
+	// The other relay moves: its own report says so.
+	victim.told(hop(bad))
+	expect(t, "below by now", friend.told(hop(victim), hop(bad)), "site 2")
+}
+
 // Who is in doubt is told nothing, and keeps what it has.
 func TestSettingsWaitWhileInDoubt(t *testing.T) {
 	t.Parallel()
