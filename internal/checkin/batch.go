@@ -46,6 +46,9 @@ const (
 	holdWork       = 45 * time.Second // a poll for work; below what idle connections are cut after
 	batchTimeout   = 60 * time.Second // of a batch and of everything else but a poll
 	maxServed      = 64               // batches of all relays under way at a higher system
+	maxServedOne   = 2 * maxUnderWay  // and of one relay: those of before that it gave up may still be under way
+	maxPolls       = 4                // questions for work that one relay waits with; an honest one has one, and those that it gave up
+	maxProgresses  = 64               // that one relay hands on at once: each below it has one or two
 	maxCertifying  = 16               // requests for certificates, which anybody may send
 	busyServing    = time.Second
 )
@@ -437,7 +440,8 @@ type ForRelays struct {
 // RelayHandler serves relays at RelayPath. Reports of a batch go to h at once, each with its hops; what h fails with that
 // is neither Refusal nor Busy is logged, within the bounds of Quiet, and answered with Busy.
 func RelayHandler(h HigherSystem, o ForRelays, log *slog.Logger) http.Handler {
-	s := &relayServer{h, o, NewQuiet(log), make(chan struct{}, maxServed), make(chan struct{}, maxCertifying)}
+	s := &relayServer{higher: h, o: o, quiet: NewQuiet(log), places: make(chan struct{}, maxServed), certs: make(chan struct{}, maxCertifying),
+		large: make(chan struct{}, largeReports), of: make(map[underWay]int)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+pathBatch, s.batch)
 	mux.HandleFunc("POST "+pathWork, s.work)
@@ -452,6 +456,36 @@ type relayServer struct {
 	quiet  *Quiet
 	places chan struct{}
 	certs  chan struct{}
+	large  chan struct{} // requests for certificates that take much memory while they are read
+
+	mu sync.Mutex
+	of map[underWay]int
+}
+
+// underWay names the requests of one relay at one path.
+type underWay struct {
+	relay hostid.ID
+	path  string
+}
+
+// one counts a request of a relay in, until it calls done, or answers that the relay has too many under way: they are not small, and
+// the others' are to find room.
+func (s *relayServer) one(w http.ResponseWriter, req *http.Request, from hostid.ID, most int) (done func(), ok bool) {
+	which := underWay{from, req.URL.Path}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[which] >= most {
+		s.failed(w, req, &Busy{After: busyServing, Reason: fmt.Sprintf("%d requests of this relay are under way", most)})
+		return nil, false
+	}
+	s.of[which]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.of[which]--; s.of[which] == 0 {
+			delete(s.of, which)
+		}
+	}, true
 }
 
 // from is the relay that a request is from; if it is from none that was answered.
@@ -515,6 +549,11 @@ func (s *relayServer) batch(w http.ResponseWriter, req *http.Request) {
 	if !ok {
 		return
 	}
+	done, ok := s.one(w, req, from, maxServedOne)
+	if !ok {
+		return
+	}
+	defer done()
 	select {
 	case s.places <- struct{}{}:
 		defer func() { <-s.places }()
@@ -546,7 +585,29 @@ func (s *relayServer) batch(w http.ResponseWriter, req *http.Request) {
 		all.Go(func() { out.Answers[i] = s.answer(req, SignedReport{JWS: r.JWS, Hops: hops}) })
 	}
 	all.Wait()
+	out.fit()
 	s.send(w, out)
+}
+
+// fit leaves out what does not fit into one answer: long replies, where the manager tells thousands of PCs the same at a time. A relay
+// could not read any of it. What was replied is replied again when the report comes again.
+func (a *wireAnswers) fit() {
+	const around = 256 // bytes of names and digests
+	size := 0
+	for i := range a.Answers {
+		b := &a.Answers[i]
+		late := 0
+		if b.Late != nil {
+			late = len(b.Late.Reply)
+		}
+		if size+len(b.Reply)+late+around > maxBatchAnswer-maxBatch*(maxText+around) && size > 0 { // refusals and reasons fit
+			if b.Late = nil; b.Reply != "" {
+				*b = wireAnswer{Busy: &wireBusy{busyServing.Milliseconds(), "the answers do not fit into one"}}
+			}
+			continue
+		}
+		size += len(b.Reply) + late + around
+	}
 }
 
 // answer is what one report of a batch comes to.
@@ -575,6 +636,11 @@ func (s *relayServer) work(w http.ResponseWriter, req *http.Request) {
 	if !ok {
 		return
 	}
+	done, ok := s.one(w, req, from, maxPolls)
+	if !ok {
+		return
+	}
+	defer done()
 	var q WorkQuery
 	if !s.read(w, req, maxBatchBody, &q) {
 		return
@@ -608,6 +674,11 @@ func (s *relayServer) progress(w http.ResponseWriter, req *http.Request) {
 	if !ok {
 		return
 	}
+	done, ok := s.one(w, req, from, maxProgresses)
+	if !ok {
+		return
+	}
+	defer done()
 	var in wireProgress
 	if !s.read(w, req, MaxProgress+1024, &in) {
 		return
@@ -620,6 +691,15 @@ func (s *relayServer) progress(w http.ResponseWriter, req *http.Request) {
 }
 
 func (s *relayServer) certificate(w http.ResponseWriter, req *http.Request) {
+	if req.ContentLength < 0 || req.ContentLength > smallReport { // as in Handler
+		select {
+		case s.large <- struct{}{}:
+			defer func() { <-s.large }()
+		default:
+			s.failed(w, req, &Busy{After: busyServing + rand.N(10*busyServing), Reason: "too many large requests for certificates at once"})
+			return
+		}
+	}
 	var in wireCertificate
 	if !s.read(w, req, maxCertificateRequest+1024, &in) {
 		return

@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -435,5 +436,180 @@ func TestWrongBatchesAreLoggedWithinBounds(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "\n"); n == 0 || n > 25 {
 		t.Errorf("%d lines", n)
+	}
+}
+
+// No relay takes the places of others, nor the memory: each has few requests of a kind under way.
+func TestRequestsOfOneRelayAtATime(t *testing.T) {
+	t.Parallel()
+	begun, end := make(chan struct{}, 1000), make(chan struct{})
+	wait := func() {
+		begun <- struct{}{}
+		<-end
+	}
+	server := httptest.NewServer(checkin.RelayHandler(&answering{do: func(r checkin.SignedReport) (checkin.Reply, error) {
+		wait()
+		return acceptAny(r)
+	}}, checkin.ForRelays{
+		Who: func(r *http.Request) (hostid.ID, error) { return hostid.ParseID(r.Header.Get("Relay")) },
+		Work: func(context.Context, hostid.ID, checkin.WorkQuery) (checkin.WorkAnswer, error) {
+			wait()
+			return checkin.WorkAnswer{}, nil
+		},
+		Progress: func(context.Context, hostid.ID, string) error { wait(); return nil },
+	}, slog.New(slog.DiscardHandler)))
+	defer server.Close()
+	bad, other := id("0e"), id("0f")
+	ask := func(path string, relay hostid.ID, body string) int {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+checkin.RelayPath+path, strings.NewReader(strings.ReplaceAll(body, "ME", relay.String())))
+		must(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Relay", relay.String())
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	var all sync.WaitGroup
+	for _, c := range []struct {
+		path, body string
+		most       int
+	}{
+		{"batch", `{"reports":[{"jws":"x","hops":[{"relay":"ME","held_ms":0}]}]}`, 8},
+		{"work", `{"relays":["ME"],"have":[]}`, 4},
+		{"progress", `{"progress":"x"}`, 64},
+	} {
+		served := func(relay hostid.ID) {
+			all.Go(func() {
+				if status := ask(c.path, relay, c.body); status != http.StatusOK {
+					t.Errorf("%s: HTTP %d", c.path, status)
+				}
+			})
+			<-begun
+		}
+		for range c.most {
+			served(bad)
+		}
+		tooMany := make(chan int, 1)
+		go func() { tooMany <- ask(c.path, bad, c.body) }()
+		select {
+		case status := <-tooMany:
+			if status != http.StatusServiceUnavailable {
+				t.Errorf("%s: one too many: HTTP %d", c.path, status)
+			}
+		case <-begun:
+			t.Errorf("%s: one too many is served", c.path)
+		}
+		served(other)
+	}
+	close(end)
+	all.Wait()
+	if status := ask("work", bad, `{"relays":["ME"],"have":[]}`); status != http.StatusOK {
+		t.Errorf("then: HTTP %d", status)
+	}
+}
+
+// asked is a body that tells when it is read first, and never comes.
+type asked struct {
+	once sync.Once
+	c    chan struct{}
+	end  <-chan struct{}
+}
+
+func (a *asked) Read([]byte) (int, error) {
+	a.once.Do(func() { a.c <- struct{}{} })
+	<-a.end
+	return 0, io.ErrUnexpectedEOF
+}
+
+// Strangers that send half of a large request for a certificate, on as many connections as there are, take memory for few.
+func TestLargeCertificateRequestsAtATime(t *testing.T) {
+	t.Parallel()
+	const most, size = 256, 32 << 10
+	server := httptest.NewServer(checkin.RelayHandler(&answering{do: acceptAny}, checkin.ForRelays{
+		Certificate: func(context.Context, string) (string, error) { return "issued", nil },
+	}, slog.New(slog.DiscardHandler)))
+	defer server.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Hour}} // so that a body is sent once the server reads it
+	reading := make(chan struct{}, 2*most)
+	post := func(length int64) (int, error) {
+		body := strings.NewReader(`{"request":"any"}`)
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+checkin.RelayPath+"certificate", body)
+		must(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		if length > 0 {
+			req, err = http.NewRequestWithContext(ctx, http.MethodPost, req.URL.String(), &asked{c: reading, end: ctx.Done()})
+			must(t, err)
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("Expect", "100-continue")
+			req.ContentLength = length
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		res.Body.Close()
+		return res.StatusCode, nil
+	}
+	for range most {
+		go post(size)
+	}
+	for range most {
+		<-reading
+	}
+	tooMany := make(chan int, 1)
+	go func() {
+		status, err := post(size)
+		if err != nil {
+			t.Error(err)
+		}
+		tooMany <- status
+	}()
+	select {
+	case status := <-tooMany:
+		if status != http.StatusServiceUnavailable {
+			t.Errorf("one too many: HTTP %d", status)
+		}
+	case <-reading:
+		t.Error("one too many is read")
+	}
+	if status, err := post(0); err != nil || status != http.StatusOK {
+		t.Errorf("one of the usual size: HTTP %d, %v", status, err)
+	}
+}
+
+// Replies that do not all fit into one answer come with several: the relay asks again for those that did not.
+func TestRepliesThatDoNotFit(t *testing.T) {
+	t.Parallel()
+	w := newRelayWorld(t, checkin.RelayURI(id("0e")), both...)
+	list := strings.Repeat("serial 12345678\n", 64<<10/16) // the manager's longest list of placeholders
+	w.h.do = func(r checkin.SignedReport) (checkin.Reply, error) {
+		return checkin.SignReply(checkin.Reply{Report: r.Digest(), Status: checkin.Accepted, HostID: id("0a"), Interval: time.Minute, Time: time.Now().UTC(), Placeholders: list}, managerKey)
+	}
+	var all sync.WaitGroup
+	var replied, busy atomic.Int64
+	for n := range 256 {
+		r := w.report(t, n)
+		all.Go(func() {
+			reply, err := w.client.CheckIn(t.Context(), r)
+			var b *checkin.Busy
+			switch {
+			case err == nil && reply.Placeholders == list:
+				replied.Add(1)
+			case errors.As(err, &b) && b.After <= time.Second:
+				busy.Add(1)
+			default:
+				t.Errorf("%+v, %.200v", reply.Status, err)
+			}
+		})
+	}
+	all.Wait()
+	if replied.Load() < 150 || replied.Load()+busy.Load() != 256 {
+		t.Errorf("%d replied, %d later", replied.Load(), busy.Load())
 	}
 }
