@@ -5,14 +5,14 @@
 // # What is promised
 //
 // A report that CheckIn answered with `deferred` is durable. It goes up once as the manager sees it (a repetition is
-// answered with the stored reply), and after those that the same client gave before it. At the bound of the spool new
+// answered with the stored reply), and after those that the same client gave before it by the same way. At the bound of the spool new
 // reports are refused with checkin.Busy; nothing that was taken is ever dropped.
 //
 // # Bounds
 //
 // What is kept in memory is some hundred bytes for each report of the spool, and that is bounded in bytes of the disk.
 // Clients that the manager has never answered through this relay share an eighth of it, so that whoever invents PCs
-// cannot fill it; one client that the manager knows may use a thirty-second part.
+// cannot fill it; one client that the manager knows may use a thirty-second part by each way that it comes.
 package relay
 
 import (
@@ -83,10 +83,11 @@ type Relay struct {
 	all   sync.WaitGroup
 
 	mu       sync.Mutex
-	lines    map[client]*line
-	ready    []*line // that have something to send, in turn
+	lines    map[source]*line
+	clients  map[client]int // lines of each
+	ready    []*line        // that have something to send, in turn
 	underWay int
-	taking   map[client]int // reports that are being made durable
+	taking   map[source]int // reports that are being made durable
 	unknown  int64          // bytes of clients that the manager has not answered yet
 	known    *clients
 	late     lateReplies
@@ -124,9 +125,24 @@ func clientOf(v checkin.VerifiedReport) client {
 	return client(h.Sum(nil)[:16])
 }
 
-// line is what one client gave that has not gone up, in order. One report of it is under way at a time.
+// source is a client, and the relay below that brought its report; the zero relay where it came by itself. Each has a line and bounds of
+// its own: what a relay below says of the way, or repeats, keeps nobody waiting who comes by another one.
+type source struct {
+	who client
+	by  hostid.ID
+}
+
+func sourceOf(v checkin.VerifiedReport, hops []checkin.Hop) source {
+	s := source{who: clientOf(v)}
+	if len(hops) > 0 {
+		s.by = hops[len(hops)-1].Relay
+	}
+	return s
+}
+
+// line is what one client gave by one way that has not gone up, in order. One report of it is under way at a time.
 type line struct {
-	who      client
+	source
 	entries  []*kept
 	bytes    int64
 	unknown  bool // the manager has not answered this client yet
@@ -174,7 +190,7 @@ func Open(o Options) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{o: o, quiet: checkin.NewQuiet(o.Log), spool: s, lines: map[client]*line{}, known: known, taking: map[client]int{}, since: o.Wall(),
+	r := &Relay{o: o, quiet: checkin.NewQuiet(o.Log), spool: s, lines: map[source]*line{}, clients: map[client]int{}, known: known, taking: map[source]int{}, since: o.Wall(),
 		subtree: loadSubtree(o.DataDir, o.HostID, o.Log)}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	for _, e := range entries {
@@ -182,7 +198,7 @@ func Open(o Options) (*Relay, error) {
 		if err == nil {
 			var v checkin.VerifiedReport
 			if v, err = checkin.Verify(p.report); err == nil {
-				r.enlist(clientOf(v), e)
+				r.enlist(sourceOf(v, p.report.Hops), e)
 			}
 		}
 		if err != nil {
@@ -242,12 +258,12 @@ func (r *Relay) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin.Re
 		return checkin.Reply{}, &checkin.Refusal{Code: checkin.WrongAudience,
 			Detail: "the report is made for another manager than this relay's; give this client an enrolment token of that one"}
 	}
-	who := clientOf(v)
-	wait, number, err := r.take(who, v.Digest, s)
+	from := sourceOf(v, s.Hops)
+	wait, number, err := r.take(from, v.Digest, s)
 	if err != nil {
 		return checkin.Reply{}, err
 	}
-	if r.isKnown(who) {
+	if r.isKnown(from.who) {
 		r.subtree.note(v, s.Hops, r.o.Wall())
 	}
 	deferred := checkin.Reply{Report: v.Digest, Status: checkin.Deferred}
@@ -262,15 +278,15 @@ func (r *Relay) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin.Re
 			return checkin.Reply{}, out.err
 		}
 	case <-timer.C:
-		r.forget(who, number, wait)
+		r.forget(from, number, wait)
 	case <-ctx.Done():
-		r.forget(who, number, wait)
+		r.forget(from, number, wait)
 		return checkin.Reply{}, ctx.Err()
 	case <-r.ctx.Done():
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	deferred.Late = r.late.take(who, v.Report.Previous)
+	deferred.Late = r.late.take(from.who, v.Report.Previous)
 	return deferred, nil
 }
 
@@ -294,11 +310,11 @@ func (r *Relay) judgeHops(hops []checkin.Hop) error {
 
 // take sees to it that the report is durable here, and returns where its outcome will be told. A report that is kept
 // already is not kept twice.
-func (r *Relay) take(who client, d checkin.Digest, s checkin.SignedReport) (wait chan outcome, number uint64, err error) {
+func (r *Relay) take(from source, d checkin.Digest, s checkin.SignedReport) (wait chan outcome, number uint64, err error) {
 	wait = make(chan outcome, 1)
 	size := int64(len(s.JWS))
 	r.mu.Lock()
-	if l := r.lines[who]; l != nil {
+	if l := r.lines[from]; l != nil {
 		if e := l.find(d); e != nil {
 			r.counts.Repeated++
 			r.await(l, e, wait)
@@ -306,8 +322,8 @@ func (r *Relay) take(who client, d checkin.Digest, s checkin.SignedReport) (wait
 			return wait, e.number, nil
 		}
 	}
-	unknown := !r.known.has(who)
-	if err := r.limit(who, unknown, size); err != nil {
+	unknown := !r.known.has(from.who)
+	if err := r.limit(from, unknown, size); err != nil {
 		r.counts.TurnedOff++
 		r.mu.Unlock()
 		return nil, 0, err
@@ -315,13 +331,13 @@ func (r *Relay) take(who client, d checkin.Digest, s checkin.SignedReport) (wait
 	if unknown {
 		r.unknown += size // held until it is in a line
 	}
-	r.taking[who]++
+	r.taking[from]++
 	r.mu.Unlock()
 	e, err := r.spool.append(spooled{report: s, received: r.o.Wall().UnixMilli(), awake: r.o.Awake()})
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.taking[who]--; r.taking[who] == 0 {
-		delete(r.taking, who)
+	if r.taking[from]--; r.taking[from] == 0 {
+		delete(r.taking, from)
 	}
 	if unknown {
 		r.unknown -= size
@@ -335,17 +351,17 @@ func (r *Relay) take(who client, d checkin.Digest, s checkin.SignedReport) (wait
 		return nil, 0, &checkin.Busy{After: jitter(fullRetry), Reason: reason}
 	}
 	r.counts.Taken++
-	l := r.enlist(who, e)
+	l := r.enlist(from, e)
 	r.await(l, e, wait)
 	r.schedule()
 	return wait, e.number, nil
 }
 
 // limit bounds what one client, and all that are unknown together, may make this relay keep.
-func (r *Relay) limit(who client, unknown bool, size int64) error {
+func (r *Relay) limit(from source, unknown bool, size int64) error {
 	reports, most := 0, maxOfClient
 	var bytes, mostBytes int64
-	if l := r.lines[who]; l != nil {
+	if l := r.lines[from]; l != nil {
 		reports, bytes = len(l.entries), l.bytes
 	}
 	mostBytes = max(r.o.Spool/clientPart, minClientPart)
@@ -357,7 +373,7 @@ func (r *Relay) limit(who client, unknown bool, size int64) error {
 		}
 		reason = "the manager has not answered this client yet, and this relay keeps as many of its reports as it may"
 	}
-	if r.taking[who] >= maxTaking {
+	if r.taking[from] >= maxTaking {
 		return &checkin.Busy{After: jitter(fullRetry), Reason: "this client sends several reports at once"}
 	}
 	if reports >= most || bytes+size > mostBytes {
@@ -367,11 +383,12 @@ func (r *Relay) limit(who client, unknown bool, size int64) error {
 }
 
 // enlist puts an entry into its client's line, by number.
-func (r *Relay) enlist(who client, e *kept) *line {
-	l := r.lines[who]
+func (r *Relay) enlist(from source, e *kept) *line {
+	l := r.lines[from]
 	if l == nil {
-		l = &line{who: who, unknown: !r.known.has(who)}
-		r.lines[who] = l
+		l = &line{source: from, unknown: !r.known.has(from.who)}
+		r.lines[from] = l
+		r.clients[from.who]++
 	}
 	at := len(l.entries)
 	for at > 0 && l.entries[at-1].number > e.number && !(at == 1 && l.underWay) {
@@ -417,10 +434,10 @@ func (r *Relay) await(l *line, e *kept, wait chan outcome) {
 }
 
 // forget takes back await.
-func (r *Relay) forget(who client, number uint64, wait chan outcome) {
+func (r *Relay) forget(from source, number uint64, wait chan outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := r.lines[who]
+	l := r.lines[from]
 	if l == nil {
 		return
 	}
@@ -561,7 +578,10 @@ func (r *Relay) finish(l *line, e *kept, out outcome) {
 	}
 	l.tell(e.number, out)
 	if len(l.entries) == 0 {
-		delete(r.lines, l.who)
+		delete(r.lines, l.source)
+		if r.clients[l.who]--; r.clients[l.who] == 0 {
+			delete(r.clients, l.who)
+		}
 	}
 	r.enqueue(l)
 	r.schedule()
@@ -672,7 +692,7 @@ func (r *Relay) State() State {
 	reports, used := r.spool.size()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := State{Up: !r.down, Since: r.since, Reason: r.reason, Reports: reports, Clients: len(r.lines), Bytes: used, Bound: r.o.Spool, Counts: r.counts,
+	s := State{Up: !r.down, Since: r.since, Reason: r.reason, Reports: reports, Clients: len(r.clients), Bytes: used, Bound: r.o.Spool, Counts: r.counts,
 		Full: used+checkin.MaxReport/8 > r.o.Spool}
 	oldest := int64(0)
 	for _, l := range r.lines {

@@ -351,6 +351,72 @@ func TestCirclesAndLongWays(t *testing.T) {
 	must(t, r.Close())
 }
 
+// A relay below that repeats what it once passed on, or leads it by a way that this relay's own higher system refuses, keeps nobody
+// waiting who comes by another way by now.
+func TestRelayBelowThatRepeatsReports(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		up := newAbove()
+		above, bad := hostid.ID{8}, hostid.ID{9}
+		circle := func(s checkin.SignedReport) error {
+			if s.Hops[0].Relay == above {
+				return &checkin.Busy{After: time.Minute, Reason: "relays lead in a circle"}
+			}
+			return nil
+		}
+		dir := t.TempDir()
+		r := open(t, dir, up)
+		p := newPC(t)
+		accepted := func(what string) {
+			t.Helper()
+			if reply, err := r.CheckIn(t.Context(), p.next()); err != nil || reply.Status != checkin.Accepted {
+				t.Errorf("%s: %v, %v", what, reply.Status, err)
+			}
+		}
+		passed := p.next()
+		passed.Hops = []checkin.Hop{{Relay: bad}}
+		_, err := r.CheckIn(t.Context(), passed)
+		must(t, err)
+		up.set(circle)
+		led := passed
+		led.Hops = []checkin.Hop{{Relay: above}, {Relay: bad}}
+		if reply, err := r.CheckIn(t.Context(), led); err != nil || reply.Status != checkin.Deferred {
+			t.Fatalf("%v, %v", reply.Status, err)
+		}
+		accepted("by itself")
+		must(t, r.Close())
+		r = open(t, dir, up)
+		accepted("after a restart")
+		if s := r.State(); s.Clients != 1 || s.Reports != 1 {
+			t.Errorf("%+v", s)
+		}
+
+		// The same from four connections at a time.
+		slow := make(chan struct{})
+		r.spool.sync = func(f *os.File) error {
+			<-slow
+			return f.Sync()
+		}
+		var all sync.WaitGroup
+		for range 2 * maxTaking {
+			s := p.next()
+			s.Hops = led.Hops
+			all.Go(func() { r.CheckIn(t.Context(), s) })
+		}
+		synctest.Wait()
+		all.Go(func() { accepted("while others repeat what it said") })
+		synctest.Wait()
+		close(slow)
+		all.Wait()
+		up.set(nil)
+		time.Sleep(2 * lastBackOff)
+		if s := r.State(); s.Clients != 0 || s.Reports != 0 || len(r.lines)+len(r.taking)+len(r.clients) != 0 {
+			t.Errorf("%+v", s)
+		}
+		must(t, r.Close())
+	})
+}
+
 // Hops of relays below stay before this one's.
 func TestHops(t *testing.T) {
 	t.Parallel()
