@@ -305,6 +305,19 @@ func (a *Agent) follow(ctx context.Context, est hostid.Outcome, facts hardware.F
 	if err != nil {
 		return est, err
 	}
+	if next.Record.HostID == est.Record.HostID {
+		// To whoever asked it is one call: a host ID that it generated or restored was not there already, and why stays said.
+		switch {
+		case next.Origin != hostid.Kept:
+		case len(est.Reasons) > 0:
+			next.Origin = hostid.Generated // perhaps as provisional, which it is no more
+		case est.Origin != hostid.Provisional:
+			next.Origin = est.Origin
+		}
+		if len(next.Reasons) == 0 {
+			next.Reasons = est.Reasons
+		}
+	}
 	return next, nil
 }
 

@@ -74,6 +74,55 @@ func (m *settingsManager) want(t *testing.T, what string, told ...string) {
 	m.told = nil
 }
 
+// An installation to which the first reply brings settings looks at memory twice. What it says is what it did.
+func TestOriginThoughSettingsCome(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		what    string
+		away    bool // memory does not answer before the settings came
+		again   bool // it is installed once more, on a new disk
+		origin  hostid.Origin
+		reasons int
+	}{
+		{"generated", false, false, hostid.Generated, 1},
+		{"generated while memory is away", true, false, hostid.Generated, 1},
+		{"restored", false, true, hostid.Restored, 0},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			m, pc := settled(t)
+			if c.again {
+				pc.accepted(t)
+				pc.newDisk(t)
+				m.told = nil
+			}
+			if c.away {
+				pc.memory.Err = hostid.ErrUnavailable
+			}
+			take := pc.settings
+			pc.settings = func(s *checkin.AMTSettings) error {
+				if s != nil {
+					pc.memory.Err = nil
+				}
+				return take(s)
+			}
+			m.tells(1001, amtSecret)
+			out := pc.accepted(t)
+			m.want(t, "told", "none", "admin "+amtSecret)
+			if out.Origin != c.origin || len(out.Reasons) != c.reasons {
+				t.Errorf("%s, reasons %q; want %s and %d of them", out.Origin, out.Reasons, c.origin, c.reasons)
+			}
+			s, err := ReadStatus(t.Context(), pc.dir)
+			if err != nil || s.Origin != c.origin || len(s.Reasons) != c.reasons {
+				t.Errorf("status: %s, reasons %q, %v; want %s and %d of them", s.Origin, s.Reasons, err, c.origin, c.reasons)
+			}
+			if again := pc.accepted(t); again.Origin != hostid.Kept {
+				t.Errorf("the next check-in: %s, want kept", again.Origin)
+			}
+		})
+	}
+}
+
 // Settings are handed on at once, kept across a restart, named in the next report, and shown without their secret.
 func TestSettingsAreTaken(t *testing.T) {
 	t.Parallel()
