@@ -23,7 +23,7 @@ type initializeCmd struct {
 	RetryFailed    bool     `help:"Of these PCs, only those whose last attempt failed."`
 	Parallel       int      `placeholder:"N" help:"PCs at a time on each route, 1 to 4096 (default: 1024)."`
 	NoWait         bool     `help:"Start it and end; initializations show tells how far it is."`
-	Progress       string   `enum:"auto,plain,none" default:"auto" help:"Bar, lines or nothing while it runs: auto, plain or none."`
+	Progress       string   `enum:"auto,plain,none" default:"auto" placeholder:"WORD" help:"Bar, lines or nothing while it runs: auto, plain or none."`
 }
 
 // errNotAll says that a run ended, and not well for every PC; the table has said the rest.
@@ -244,7 +244,7 @@ type runShowCmd struct {
 	Follow   bool   `help:"Show how far it is until it has ended."`
 	Targets  bool   `help:"List its PCs with what became of each."`
 	Outcome  string `placeholder:"WORD" help:"Of those, only initialized, already, or a reason."`
-	Progress string `enum:"auto,plain,none" default:"auto" help:"With --follow: auto, plain or none."`
+	Progress string `enum:"auto,plain,none" default:"auto" placeholder:"WORD" help:"With --follow: auto, plain or none."`
 }
 
 func (c *runShowCmd) Run(ctx context.Context, p *program) error {

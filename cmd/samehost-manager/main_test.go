@@ -375,6 +375,9 @@ func TestHelpIsOneScreen(t *testing.T) {
 			if columns(l) > screen || strings.HasSuffix(l, " ") {
 				t.Errorf("%q --help: %d columns: %q", args, columns(l), l)
 			}
+			if strings.HasPrefix(l, "  --") && strings.Contains(l, `"`) {
+				t.Errorf("%q --help: a default stands where the flag's value is to be named: %q", args, l)
+			}
 		}
 		example := strings.Join(append([]string{"\n  samehost-manager"}, args...), " ")
 		if !strings.HasPrefix(lines[0], "Usage: samehost-manager ") || strings.Count(stdout.String(), example) < 2 {
