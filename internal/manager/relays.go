@@ -51,8 +51,8 @@ func withRelays(serving context.Context, other http.Handler, reg *registry.Regis
 			}
 			return id, err
 		},
-		Work: func(ctx context.Context, _ hostid.ID, q checkin.WorkQuery) (checkin.WorkAnswer, error) {
-			return waitForWork(ctx, serving, reg, q)
+		Work: func(ctx context.Context, from hostid.ID, q checkin.WorkQuery) (checkin.WorkAnswer, error) {
+			return waitForWork(ctx, serving, reg, from, q)
 		},
 		Progress:    func(ctx context.Context, _ hostid.ID, jws string) error { return takeProgress(ctx, reg, jws, log) },
 		Certificate: func(ctx context.Context, request string) (string, error) { return certs.forRelay(ctx, reg, request) },
@@ -64,8 +64,9 @@ func withRelays(serving context.Context, other http.Handler, reg *registry.Regis
 }
 
 // waitForWork answers when there is work that the relays do not have, when one of them is none any more, or when the
-// context or the server ends.
-func waitForWork(ctx, serving context.Context, reg *registry.Registry, q checkin.WorkQuery) (checkin.WorkAnswer, error) {
+// context or the server ends. The relay that asks is told what there is for itself, and for those whose own latest report came
+// through it: others' PCs are none of its business.
+func waitForWork(ctx, serving context.Context, reg *registry.Registry, from hostid.ID, q checkin.WorkQuery) (checkin.WorkAnswer, error) {
 	again := time.NewTicker(askAgain)
 	defer again.Stop()
 	for {
@@ -75,14 +76,21 @@ func waitForWork(ctx, serving context.Context, reg *registry.Registry, q checkin
 			return checkin.WorkAnswer{}, err
 		}
 		a := checkin.WorkAnswer{Work: []string{}, Revoked: []hostid.ID{}}
-		var active []hostid.ID
+		var active, below []hostid.ID
 		for _, id := range q.Relays {
-			if in[id] {
-				active = append(active, id)
-			} else {
+			switch {
+			case !in[id]:
 				a.Revoked = append(a.Revoked, id)
+			case id == from:
+				active = append(active, id)
+			default:
+				below = append(below, id)
 			}
 		}
+		if below, err = reg.ComeThrough(ctx, from, below); err != nil {
+			return checkin.WorkAnswer{}, err
+		}
+		active = append(active, below...)
 		work, err := reg.WorkFor(ctx, active, q.Have)
 		if err != nil {
 			return checkin.WorkAnswer{}, err

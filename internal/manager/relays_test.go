@@ -96,3 +96,69 @@ func TestCertificatesOfRelays(t *testing.T) {
 		t.Error("anything is a request")
 	}
 }
+
+// A relay gets its own work, and that of relays whose own reports come through it; of no others, whatever it asks for.
+func TestWorkOfOtherRelays(t *testing.T) {
+	t.Parallel()
+	dir, made := initialized(t)
+	reg, err := OpenRegistry(t.Context(), dir, database(dir))
+	must(t, err)
+	defer reg.Close()
+	certs, err := loadCertificates(dir, "192.0.2.1", nil, time.Now)
+	must(t, err)
+	client, err := checkin.ParseToken(made.Token)
+	must(t, err)
+	admit := func(name string, through ...hostid.ID) hostid.ID {
+		seed := hostid.NewSeed()
+		report := checkin.Report{Audience: client.Manager, HostID: hostid.NewID(), SealKey: seed.SealingKey().PublicKey().Bytes(), Counter: 1,
+			Epoch: checkin.NewToken(), Run: checkin.NewToken(), EpochBy: checkin.EpochInstall, Origin: hostid.Generated, Names: checkin.Names{Host: name}}
+		tok, err := MakeRelayToken(t.Context(), reg, nil, time.Time{}, "", "")
+		must(t, err)
+		token, err := checkin.ParseToken(tok.Token)
+		must(t, err)
+		s, err := checkin.Sign(report, seed.SigningKey(), &token)
+		must(t, err)
+		for _, id := range through {
+			s.Hops = append(s.Hops, checkin.Hop{Relay: id})
+		}
+		_, err = reg.CheckIn(t.Context(), s)
+		must(t, err)
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		must(t, err)
+		csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+		must(t, err)
+		request, err := checkin.SignCertificateRequest(checkin.CertificateRequest{Audience: client.Manager, HostID: report.HostID, CSR: csr}, seed.SigningKey(), &token)
+		must(t, err)
+		_, err = certs.forRelay(t.Context(), reg, request)
+		must(t, err)
+		must(t, reg.PostWork(t.Context(), checkin.Work{ID: name, To: report.HostID, Kind: "test", Made: time.Now(), Body: []byte(`{}`)}))
+		return report.HostID
+	}
+	upper := admit("upper")
+	lower := admit("lower", upper)
+	lowest := admit("lowest", lower, upper)
+	beside := admit("beside")
+	for _, c := range []struct {
+		from hostid.ID
+		asks []hostid.ID
+		want []string
+	}{
+		{upper, []hostid.ID{upper, beside, lower, lowest}, []string{"lower", "lowest", "upper"}},
+		{lower, []hostid.ID{lower, upper, beside, lowest}, []string{"lower", "lowest"}},
+		{beside, []hostid.ID{beside, upper, lower, lowest}, []string{"beside"}},
+		{upper, []hostid.ID{upper}, []string{"upper"}},
+	} {
+		a, err := waitForWork(t.Context(), t.Context(), reg, c.from, checkin.WorkQuery{Relays: c.asks})
+		must(t, err)
+		var got []string
+		for _, jws := range a.Work {
+			w, err := checkin.VerifyWork(jws, client.Manager)
+			must(t, err)
+			got = append(got, w.ID)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, c.want) || len(a.Revoked) > 0 {
+			t.Errorf("%q, and %v are revoked; want %q", got, a.Revoked, c.want)
+		}
+	}
+}

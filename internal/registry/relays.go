@@ -57,6 +57,22 @@ func (r *Registry) RelaysInForce(ctx context.Context, ids []hostid.ID) (map[host
 	return in, nil
 }
 
+// ComeThrough are those of the host IDs whose latest report came through that relay: of them it may be told.
+func (r *Registry) ComeThrough(ctx context.Context, relay hostid.ID, ids []hostid.ID) ([]hostid.ID, error) {
+	var those []hostid.ID
+	for _, id := range ids {
+		var route string
+		err := r.readers.QueryRowContext(ctx, `SELECT route FROM hosts WHERE host_id = $1`, id.String()).Scan(&route)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return nil, err
+		}
+		if err == nil && strings.Contains(route+`\`, `\`+relay.String()+`\`) {
+			those = append(those, id)
+		}
+	}
+	return those, nil
+}
+
 // CreateRelayToken makes an enrolment token that admits one relay. names are the DNS names and IP addresses that its
 // certificate may be for; without any, those by which it calls itself in its reports. The rest is as in CreateToken.
 func (r *Registry) CreateRelayToken(ctx context.Context, names []string, expires time.Time, note, who string) (checkin.EnrolmentToken, error) {

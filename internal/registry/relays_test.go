@@ -311,6 +311,24 @@ func TestWork(t *testing.T) {
 	}
 }
 
+// What a relay says of one work takes a bounded part of the disk, however long it goes on.
+func TestProgressOfOneWork(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	a := newRelay(m, "a")
+	for _, id := range []string{"long", "short"} {
+		must(t, m.PostWork(ctx, checkin.Work{ID: id, To: a.report.HostID, Kind: "initialize", Made: m.clock(), Body: json.RawMessage(`{}`)}))
+	}
+	for i := range uint64(progressesAtOnce - 1) {
+		must(t, m.takeProgress(ctx, a.progress("long", i+1, false), 1000))
+	}
+	if err := m.takeProgress(ctx, a.progress("long", progressesAtOnce, false), 1000); refusal(err) != checkin.Malformed {
+		t.Errorf("%v", err)
+	}
+	must(t, m.takeProgress(ctx, a.progress("short", 1, false), 1000))
+}
+
 // Anybody may ask for a certificate. Who is unknown has nothing written, or he would make check-ins wait.
 func TestStrangersAskForCertificates(t *testing.T) {
 	t.Parallel()

@@ -19,6 +19,10 @@ const (
 	maxOpenWork = 64
 	// maxSequence bounds what a relay says of one work: ten for each of ten thousand PCs.
 	maxSequence = 100_000
+	// maxProgressOfWork bounds the text of all that; a PC's result has some hundred bytes, and those of a relay that was killed come
+	// once more. It is looked at with each progressesAtOnce.
+	maxProgressOfWork = 256 << 20
+	progressesAtOnce  = 256
 	// maxWorkBytes is about what one answer to a relay's poll holds; the rest comes with the next.
 	maxWorkBytes = 8 << 20
 	// maxProgressPage bounds what ProgressOf returns at once.
@@ -151,6 +155,10 @@ func (r *Registry) WorkFor(ctx context.Context, relays []hostid.ID, have []strin
 // not there any more (UnknownWork); and with another error where it may be, sent again: also where one before it is
 // missing.
 func (r *Registry) TakeProgress(ctx context.Context, jws string) error {
+	return r.takeProgress(ctx, jws, maxProgressOfWork)
+}
+
+func (r *Registry) takeProgress(ctx context.Context, jws string, most int64) error {
 	p, key, err := checkin.VerifyProgress(jws)
 	if err != nil {
 		return err
@@ -181,6 +189,11 @@ func (r *Registry) TakeProgress(ctx context.Context, jws string) error {
 		case p.Sequence != sequence+1:
 			return fmt.Errorf("progress %d of work %s comes before %d", p.Sequence, p.Work, sequence+1)
 		}
+		if p.Sequence%progressesAtOnce == 0 {
+			if err := t.progressFits(p, most); err != nil {
+				return err
+			}
+		}
 		if _, err := t.exec(`INSERT INTO progress (work_id, sequence, received, done, body) VALUES ($1, $2, $3, $4, $5)`,
 			p.Work, int64(p.Sequence), millis(t.now), p.Done, string(p.Body)); err != nil {
 			return err
@@ -193,6 +206,18 @@ func (r *Registry) TakeProgress(ctx context.Context, jws string) error {
 		r.progressed.ring()
 	}
 	return err
+}
+
+// progressFits refuses more of one work where all that was said of it is too long.
+func (t *transaction) progressFits(p checkin.Progress, most int64) error {
+	var size int64
+	if _, err := t.get(`SELECT COALESCE(SUM(LENGTH(body)), 0) FROM progress WHERE work_id = $1`, []any{p.Work}, []any{&size}); err != nil {
+		return err
+	}
+	if size > most {
+		return &checkin.Refusal{Code: checkin.Malformed, Detail: fmt.Sprintf("progress: more than %d MiB of one work", most>>20)}
+	}
+	return nil
 }
 
 // ProgressOf returns what was said about a work after that sequence, in order, at most a thousand at once.
