@@ -49,6 +49,8 @@ type works struct {
 	do  map[string]Do
 	log *slog.Logger
 
+	quiet *checkin.Quiet // for what a higher system may cause without end
+
 	mu      sync.Mutex
 	own     map[string]*ownWork
 	ask     chan struct{} // closed when another question is to be asked
@@ -89,7 +91,7 @@ type passing struct {
 
 // openWorks reads the work that is not finished.
 func openWorks(dataDir string, who identity, up *checkin.RelayClient, do map[string]Do, log *slog.Logger) (*works, error) {
-	w := &works{dir: filepath.Join(dataDir, workFolder), who: who, up: up, do: do, log: log, own: map[string]*ownWork{},
+	w := &works{dir: filepath.Join(dataDir, workFolder), who: who, up: up, do: do, log: log, quiet: checkin.NewQuiet(log), own: map[string]*ownWork{},
 		ask: make(chan struct{}), wake: make(chan struct{}), below: map[hostid.ID]*relayBelow{}, passing: map[string]passing{}, handed: map[string]hostid.ID{},
 		revoked: map[hostid.ID]time.Time{}, kinds: map[string]*sync.Mutex{}}
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
@@ -423,6 +425,7 @@ func (w *works) poll(ctx context.Context, all *sync.WaitGroup) {
 		w.mu.Lock()
 		q, ask := w.question(), w.ask
 		w.mu.Unlock()
+		began := time.Now()
 		asking, cancel := context.WithCancel(ctx)
 		go func() {
 			select {
@@ -441,19 +444,24 @@ func (w *works) poll(ctx context.Context, all *sync.WaitGroup) {
 			continue // there is another question
 		}
 		if err == nil {
-			if w.take(ctx, all, a) {
+			is, news := w.take(ctx, all, a)
+			switch {
+			case !is:
+				err = errors.New("the higher system says that this relay is none any more: it was retired, replaced or deleted")
+			case news || time.Since(began) >= firstAsk:
 				wait = 0
 				continue
 			}
-			err = errors.New("the higher system says that this relay is none any more: it was retired, replaced or deleted")
 		}
-		w.mu.Lock()
-		told := w.refused == err.Error()
-		w.refused = err.Error()
-		w.mu.Unlock()
-		if !told {
-			w.log.Warn("no work is fetched", "reason", err)
-		}
+		if err != nil {
+			w.mu.Lock()
+			told := w.refused == err.Error()
+			w.refused = err.Error()
+			w.mu.Unlock()
+			if !told {
+				w.log.Warn("no work is fetched", "reason", err)
+			}
+		} // else what was answered at once is nothing that this relay takes: asked at once, it would be answered so again
 		wait = min(max(2*wait, firstAsk), lastAsk)
 		select {
 		case <-time.After(jitter(wait)):
@@ -503,43 +511,45 @@ func (w *works) question() checkin.WorkQuery {
 	return q
 }
 
-// take takes an answer from above, and reports whether this relay is one.
-func (w *works) take(ctx context.Context, all *sync.WaitGroup, a checkin.WorkAnswer) bool {
+// take takes an answer from above, and reports whether this relay is one, and whether anything in it was new.
+func (w *works) take(ctx context.Context, all *sync.WaitGroup, a checkin.WorkAnswer) (is, news bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	me := w.who.record.HostID
 	if slices.Contains(a.Revoked, me) {
-		return false
+		return false, false
 	}
 	w.refused = ""
 	now := time.Now()
 	maps.DeleteFunc(w.revoked, func(_ hostid.ID, at time.Time) bool { return !now.Before(at.Add(revokedFor)) })
 	for _, id := range a.Revoked {
-		w.revoked[id] = now
+		w.revoked[id], news = now, true
 	}
 	for _, jws := range a.Work {
 		work, err := checkin.VerifyWork(jws, w.who.manager)
 		switch {
 		case err != nil:
-			w.log.Error("work that the manager did not sign is not done", "error", err)
+			w.quiet.Error("work that the manager did not sign is not done", err)
 		case work.To != me:
 			if w.below[work.To] != nil && w.size+len(jws) <= maxPassing {
 				if _, ok := w.passing[work.ID]; !ok {
 					w.passing[work.ID] = passing{work.To, jws}
 					w.handed[work.ID] = work.To
 					w.size += len(jws)
+					news = true
 				}
 			}
 		case w.own[work.ID] == nil && !slices.Contains(w.ended, work.ID):
 			if err := w.accept(work, jws); err != nil {
-				w.log.Error("work cannot be kept", "work", work.ID, "error", err)
+				w.quiet.Error("work cannot be kept", fmt.Errorf("work %s: %w", work.ID, err))
 				continue
 			}
 			w.begin(ctx, all, w.own[work.ID])
+			news = true
 		}
 	}
 	w.ring()
-	return true
+	return true, news
 }
 
 // accept makes work durable.

@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -27,6 +29,7 @@ type workManager struct {
 	got    []checkin.Progress
 	down   bool
 	gone   map[string]bool // called off
+	asked  int             // for work
 }
 
 func newWorkManager(t *testing.T, who hostid.ID) *workManager {
@@ -35,6 +38,9 @@ func newWorkManager(t *testing.T, who hostid.ID) *workManager {
 	m.server = httptest.NewTLSServer(checkin.RelayHandler(newAbove(), checkin.ForRelays{
 		Who: func(*http.Request) (hostid.ID, error) { return who, nil },
 		Work: func(ctx context.Context, _ hostid.ID, q checkin.WorkQuery) (checkin.WorkAnswer, error) {
+			m.mu.Lock()
+			m.asked++
+			m.mu.Unlock()
 			for {
 				m.mu.Lock()
 				a := checkin.WorkAnswer{Work: []string{}}
@@ -218,6 +224,32 @@ func TestWorkOfAnUnknownKindOrCalledOff(t *testing.T) {
 	delete(m.open, "w-2")
 	m.mu.Unlock()
 	<-ended
+	eventually(t, "nothing is left", func() bool { open, _ := w.state(); return open == 0 })
+}
+
+// Work that this relay cannot take is asked for again at leisure, and not as fast as it is given.
+func TestWorkThatCannotBeKept(t *testing.T) {
+	t.Parallel()
+	who, dir := newIdentity(), t.TempDir()
+	m := newWorkManager(t, who.record.HostID)
+	begun := make(chan struct{}, 1)
+	w, stop := running(t, dir, who, m, map[string]Do{"test": func(_ context.Context, _ checkin.Work, report func(json.RawMessage, bool) error) error {
+		begun <- struct{}{}
+		return report(nil, true)
+	}})
+	defer stop()
+	inTheWay := filepath.Join(w.path("w", workSuffix), "a file")
+	must(t, os.MkdirAll(inTheWay, 0o700))
+	m.post(t, "w", "test", who.record.HostID)
+	time.Sleep(400 * time.Millisecond) // on a slow machine it is asked less often still
+	m.mu.Lock()
+	asked := m.asked
+	m.mu.Unlock()
+	if asked > 5 || len(begun) > 0 {
+		t.Errorf("asked %d times", asked)
+	}
+	must(t, os.RemoveAll(filepath.Dir(inTheWay)))
+	<-begun
 	eventually(t, "nothing is left", func() bool { open, _ := w.state(); return open == 0 })
 }
 
