@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
-	"samehost/internal/hostid"
 	"samehost/internal/relay"
 	"samehost/internal/sysconfig"
 )
@@ -48,11 +48,8 @@ func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
 	if info, err := os.Stat(c.File); err == nil && info.IsDir() {
 		return fmt.Errorf("export: %s is a folder; name a file in it", c.File)
 	}
-	if err := hostid.WriteFileDurably(c.File, b.Bytes()); err != nil {
+	if err := replaceFile(c.File, b.Bytes()); err != nil {
 		return fmt.Errorf("export: %w; name a place where you may write", err)
-	}
-	if err := os.Chmod(c.File, 0o644); err != nil { // nothing in it is secret
-		return fmt.Errorf("export: %w", err)
 	}
 	for _, r := range remarks {
 		p.say(r)
@@ -62,4 +59,24 @@ func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
 	}
 	_, err = fmt.Fprintf(p.stdout, "%s: exported %d\n", c.File, len(entries))
 	return err
+}
+
+// replaceFile makes a file hold data, for everybody to read: nothing in it is secret. Whoever owns the folder may put a link in the file's
+// place at any moment, so that nothing is done to it by its name but the renaming.
+func replaceFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err = f.Write(data); err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
