@@ -203,7 +203,7 @@ func (s *spool) load(seq uint64, last bool, gone map[uint64]bool) error {
 		end = int64(at)
 	}
 	torn := end < int64(len(data))
-	if damaged || torn && !last {
+	if (damaged || torn && !last) && !s.setAside(seq) {
 		aside := path + "." + time.Now().UTC().Format("20060102T150405Z") + ".damaged"
 		if err := hostid.WriteFileDurably(aside, data); err != nil {
 			return err
@@ -218,6 +218,14 @@ func (s *spool) load(seq uint64, last bool, gone map[uint64]bool) error {
 	g.size = end
 	s.used += end
 	return nil
+}
+
+// setAside reports whether a copy of a segment was set aside at an earlier start: the damage in its middle stays, and each start meets it.
+func (s *spool) setAside(seq uint64) bool {
+	names, err := os.ReadDir(s.dir)
+	return err == nil && slices.ContainsFunc(names, func(n fs.DirEntry) bool {
+		return strings.HasPrefix(n.Name(), segmentName(seq)+".") && strings.HasSuffix(n.Name(), ".damaged")
+	})
 }
 
 func (s *spool) loadFrame(g *segment, content []byte, at, size int, gone map[uint64]bool) error {

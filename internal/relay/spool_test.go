@@ -251,8 +251,16 @@ func TestSpoolDamagedInTheMiddle(t *testing.T) {
 	if diff := cmp.Diff(want, reopened(t, dir)); diff != "" {
 		t.Error(diff)
 	}
+	aside, _ := filepath.Glob(path + ".*.damaged")
+	if len(aside) != 1 {
+		t.Fatalf("set aside: %q", aside)
+	}
+	must(t, os.Rename(aside[0], path+".20250101T000000Z.damaged"))
+	if diff := cmp.Diff(want, reopened(t, dir)); diff != "" {
+		t.Error(diff)
+	}
 	if aside, _ := filepath.Glob(path + ".*.damaged"); len(aside) != 1 {
-		t.Errorf("set aside: %q", aside)
+		t.Errorf("set aside with each start: %q", aside)
 	}
 }
 
