@@ -27,6 +27,7 @@ const (
 	lease         = 3 * time.Minute // a relay below that has not asked for so long is gone
 	firstAsk      = time.Second     // between polls that fail; doubled
 	lastAsk       = time.Minute
+	standing      = 2 * time.Second  // a question stands that long before another one takes its place
 	againAfter    = time.Minute      // work whose doing failed is begun again
 	revokedFor    = 10 * time.Minute // until it is asked again whether a relay below is one
 	maxBelow      = 999              // which the higher system takes beside this one
@@ -430,7 +431,12 @@ func (w *works) poll(ctx context.Context, all *sync.WaitGroup) {
 		go func() {
 			select {
 			case <-ask:
-				cancel()
+				// However often those below change what is to be asked: what was asked may be answered first.
+				select {
+				case <-time.After(standing - time.Since(began)):
+					cancel()
+				case <-asking.Done():
+				}
 			case <-asking.Done():
 			}
 		}()

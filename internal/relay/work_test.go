@@ -30,6 +30,7 @@ type workManager struct {
 	down   bool
 	gone   map[string]bool // called off
 	asked  int             // for work
+	slow   time.Duration   // until it answers who asks for work
 }
 
 func newWorkManager(t *testing.T, who hostid.ID) *workManager {
@@ -40,7 +41,9 @@ func newWorkManager(t *testing.T, who hostid.ID) *workManager {
 		Work: func(ctx context.Context, _ hostid.ID, q checkin.WorkQuery) (checkin.WorkAnswer, error) {
 			m.mu.Lock()
 			m.asked++
+			slow := m.slow
 			m.mu.Unlock()
+			time.Sleep(slow)
 			for {
 				m.mu.Lock()
 				a := checkin.WorkAnswer{Work: []string{}}
@@ -390,4 +393,36 @@ func TestRelayBelowThatSpeaksForOthers(t *testing.T) {
 	if !slices.Equal(q.Have, []string{"w-1", "w-2"}) || len(w.passing) > 0 {
 		t.Errorf("it is said that they have %q; %d wait for them", q.Have, len(w.passing))
 	}
+}
+
+// A relay below that names other relays and other work all the time does not keep the question for work from being answered.
+func TestRelayBelowThatChangesItsMind(t *testing.T) {
+	t.Parallel()
+	who, bad := newIdentity(), hostid.NewID()
+	m := newWorkManager(t, who.record.HostID)
+	m.slow = 50 * time.Millisecond // a long way
+	begun := make(chan struct{}, 1)
+	w, stop := running(t, t.TempDir(), who, m, map[string]Do{"test": func(_ context.Context, _ checkin.Work, report func(json.RawMessage, bool) error) error {
+		begun <- struct{}{}
+		return report(nil, true)
+	}})
+	defer stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := range 2000 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			w.forBelow(ctx, bad, checkin.WorkQuery{Relays: []hostid.ID{bad, hostid.NewID()}, Have: []string{fmt.Sprint("w-", i)}})
+			cancel()
+			if i == 100 {
+				m.post(t, "w", "test", who.record.HostID)
+			}
+		}
+	}()
+	select {
+	case <-begun:
+	case <-ended:
+		t.Error("no work came while a relay below changed its mind")
+	}
+	<-ended
 }
