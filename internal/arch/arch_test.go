@@ -224,6 +224,66 @@ func TestImports(t *testing.T) {
 	}
 }
 
+var pageRow = regexp.MustCompile("(?m)^\\| (`[^|]+`) \\|[^|]+\\| ([^|]+) \\|$")
+
+// judgePage says where the table of docs/architecture.md and the rules differ. Rules for what does not exist need no row.
+func judgePage(page string, rules []rule, exists func(string) bool) (problems []string) {
+	_, table, _ := strings.Cut(page, "\n## Packages\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	rows := map[string]string{}
+	for _, m := range pageRow.FindAllStringSubmatch(table, -1) {
+		rows[strings.Trim(m[1], "`")] = m[2]
+	}
+	for _, r := range rules {
+		want := strings.Join(r.may, ", ")
+		switch want {
+		case "":
+			want = "nothing"
+		case "internal/*":
+			want = "all of internal but amtsim"
+		}
+		dir := under(r.pkg)
+		if got, ok := rows[dir]; ok && got != want {
+			problems = append(problems, fmt.Sprintf("%s: the page says that it may import %q, the rule %q", dir, got, want))
+		} else if !ok && exists(strings.TrimSuffix(dir, "/*")) {
+			problems = append(problems, dir+" has no row")
+		}
+		delete(rows, dir)
+	}
+	for dir := range rows {
+		problems = append(problems, dir+" has a row and no rule")
+	}
+	return problems
+}
+
+// The page for people says the same as the rules.
+func TestPageAgreesWithRules(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join(treeRoot, "docs/architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range judgePage(string(page), importTable, exists) {
+		t.Errorf("docs/architecture.md: %s", p)
+	}
+	rules := []rule{{"hostid", nil, ""}, {"amt", []string{"wsman", "hostid"}, ""}, {"mei", nil, ""}, {"cmd/*", []string{"internal/*"}, ""}}
+	right := "# A\n\n## Packages\n\n| `internal/hostid` | a | nothing |\n| `internal/amt` | b | wsman, hostid |\n| `cmd/*` | c | all of internal but amtsim |\n\n## B\n| `x` | y | z |\n"
+	there := func(dir string) bool { return dir != "internal/mei" }
+	for _, c := range []struct{ old, new, want string }{
+		{"", "", ""},
+		{"| nothing |", "| amt |", "internal/hostid: the page says"},
+		{"wsman, hostid", "wsman", "internal/amt: the page says"},
+		{"| `internal/amt` | b | wsman, hostid |\n", "", "internal/amt has no row"},
+		{"`cmd/*`", "`cmd/x`", "cmd/* has no row"},
+		{"| `cmd/*`", "| `internal/new` | d | nothing |\n| `cmd/*`", "internal/new has a row and no rule"},
+	} {
+		got := judgePage(strings.Replace(right, c.old, c.new, 1), rules, there)
+		if c.want == "" && len(got) > 0 || c.want != "" && (len(got) == 0 || !strings.HasPrefix(got[0], c.want)) {
+			t.Errorf("%q for %q: %q, want %q", c.new, c.old, got, c.want)
+		}
+	}
+}
+
 // The rules themselves: what they are there for is refused.
 func TestImportRules(t *testing.T) {
 	t.Parallel()
