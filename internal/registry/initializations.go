@@ -93,6 +93,9 @@ const (
 	keepAttempts = 16
 	// maxOpenAttempts is how many attempts for PCs that have not checked in are kept: all that are for 10,000 PCs.
 	maxOpenAttempts = 200_000
+	// maxOpenOfRelay is how many of them may be what one relay says that was done there: it may invent PCs, and is not to take the
+	// room of all others.
+	maxOpenOfRelay = 50_000
 	// keepOpen: a PC that has not checked in a year after the attempt is not going to.
 	keepOpen = 400 * 24 * time.Hour
 	// maxAttemptEvents bounds the attempts of one host ID that enter the history in a day, far below maxEventsPerDay:
@@ -132,13 +135,17 @@ func scanPosition(scan func(...any) error) (p Position, err error) {
 // is not known is at the zero Offset. An attempt that was taken before is not taken again, wherever it stands. dropped
 // is how many could not be kept because too many wait for PCs that never checked in.
 func (r *Registry) Initializations(ctx context.Context, from, to Position, attempts []Initialization) (dropped int, err error) {
-	return r.initializations(ctx, from, to, attempts, maxOpenAttempts)
+	return r.initializations(ctx, from, to, attempts, maxOpenAttempts, maxOpenAttempts)
 }
 
 // TakeRelayJournal takes attempts that a relay's own dcmamtin made, as the relay hands them on: a stream of its journals, numbered
 // from 1. Verified is who signed it. What was taken before changes nothing. It fails with a checkin.Refusal where it will never be
 // taken: UnknownWork where what came before it in its stream is not known here, so that the relay begins a new stream.
 func (r *Registry) TakeRelayJournal(ctx context.Context, p checkin.Progress, verified ed25519.PublicKey, attempts []Initialization) (dropped int, err error) {
+	return r.takeRelayJournal(ctx, p, verified, attempts, maxOpenOfRelay)
+}
+
+func (r *Registry) takeRelayJournal(ctx context.Context, p checkin.Progress, verified ed25519.PublicKey, attempts []Initialization, maxOpen int) (dropped int, err error) {
 	name := "relay " + p.From.String()
 	for try := 1; ; try++ {
 		err := r.write(ctx, func(t *transaction) error {
@@ -173,14 +180,15 @@ func (r *Registry) TakeRelayJournal(ctx context.Context, p checkin.Progress, ver
 		case p.Sequence != 1 && (from.Head != p.Work || uint64(from.Offset)+1 != p.Sequence):
 			return 0, &checkin.Refusal{Code: checkin.UnknownWork, Detail: fmt.Sprintf("what came before %d in %s is not known here", p.Sequence, p.Work)}
 		}
-		dropped, err = r.Initializations(ctx, from, Position{Name: name, Head: p.Work, Offset: int64(p.Sequence)}, attempts)
+		dropped, err = r.initializations(ctx, from, Position{Name: name, Head: p.Work, Offset: int64(p.Sequence)}, attempts, maxOpenAttempts, maxOpen)
 		if !errors.Is(err, ErrTaken) || try == 10 { // it came twice at once
 			return dropped, err
 		}
 	}
 }
 
-func (r *Registry) initializations(ctx context.Context, from, to Position, attempts []Initialization, maxOpen int) (dropped int, err error) {
+// initializations keeps no more than maxOpen that wait for their PC, and of this journal no more than maxOwn.
+func (r *Registry) initializations(ctx context.Context, from, to Position, attempts []Initialization, maxOpen, maxOwn int) (dropped int, err error) {
 	err = r.write(ctx, func(t *transaction) error {
 		var head string
 		var offset int64
@@ -201,15 +209,22 @@ func (r *Registry) initializations(ctx context.Context, from, to Position, attem
 		if _, err := t.get(`SELECT COUNT(*) FROM initializations WHERE host_id IS NULL`, nil, []any{&open}); err != nil {
 			return err
 		}
+		own := 0
+		if maxOwn < maxOpen {
+			if _, err := t.get(`SELECT COUNT(*) FROM initializations WHERE host_id IS NULL AND journal = $1`, []any{to.Name}, []any{&own}); err != nil {
+				return err
+			}
+		}
 		dropped = 0
 		for _, i := range attempts {
-			taken, err := t.initialization(to.Name, i, open < maxOpen)
+			taken, err := t.initialization(to.Name, i, open < maxOpen && own < maxOwn)
 			if err != nil {
 				return err
 			}
 			switch taken {
 			case attemptOpen:
 				open++
+				own++
 			case attemptDropped:
 				dropped++
 			}

@@ -467,3 +467,26 @@ func TestJournalsOfARelay(t *testing.T) {
 		t.Errorf("by another key: %v", err)
 	}
 }
+
+// A relay that invents PCs takes a part of the room for PCs that have not checked in, and leaves the rest to others.
+func TestJournalsOfARelayThatInventsPCs(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	bad, other := newRelay(m, "bad"), newRelay(m, "other")
+	take := func(relay *pc, sequence uint64, names ...string) (dropped int) {
+		t.Helper()
+		var attempts []Initialization
+		for _, n := range names {
+			attempts = append(attempts, m.failed(n, ""))
+		}
+		dropped, err := m.takeRelayJournal(t.Context(), checkin.Progress{Work: "journals-" + relay.report.Names.Host, From: relay.report.HostID, Sequence: sequence},
+			relay.seed.SigningKey().Public().(ed25519.PublicKey), attempts, 3)
+		must(t, err)
+		return dropped
+	}
+	expect(t, "dropped", take(bad, 1, "a", "b"), 0)
+	expect(t, "dropped then", take(bad, 2, "c", "d", "e"), 2)
+	expect(t, "dropped for good", take(bad, 3, "f"), 1)
+	expect(t, "another's", take(other, 1, "g", "h", "i"), 0)
+	expect(t, "kept", m.unmatched(), []string{"a unknown", "b unknown", "c unknown", "g unknown", "h unknown", "i unknown"})
+}
