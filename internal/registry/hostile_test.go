@@ -190,6 +190,30 @@ func TestAliasesAreBounded(t *testing.T) {
 	expect(t, "IDs", len(m.asset(p.report.HostID).HostIDs), 1+maxAliases)
 }
 
+// Nor can it join host IDs without end that it has enrolled itself: each report of one looks at all.
+func TestProvenHostsAreBounded(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	p.checkIn()
+	for range maxProven/16 + 1 {
+		p.report.Replaced = nil
+		for range 16 {
+			q := newPC(m, "alpha")
+			q.report.Facts = hardware.Facts{} // on no board that is known
+			q.checkIn()
+			jws, err := checkin.SignReplacement(checkin.Replacement{
+				Old: q.report.HostID, New: p.report.HostID, NewKey: key(p), Audience: m.audience}, q.seed.SigningKey())
+			must(t, err)
+			p.report.Replaced = append(p.report.Replaced, jws)
+		}
+		m.pass(time.Hour)
+		p.checkIn()
+	}
+	expect(t, "IDs", len(m.asset(p.report.HostID).HostIDs), maxProven)
+	expect(t, "the others", m.assetCount(), 1+(maxProven/16+1)*16+1-maxProven)
+}
+
 // What one host ID makes the manager store is bounded, and a stranger cannot use up what is the PC's.
 func TestWhatOneHostMayStore(t *testing.T) {
 	t.Parallel()

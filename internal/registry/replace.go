@@ -121,6 +121,10 @@ func (t *transaction) foreignStatement(v checkin.VerifiedReport, h host, jws str
 // a time, and each takes a failed restore.
 const maxAliases = 64
 
+// maxProven bounds how many host IDs one asset may come to by statements. Each report of any of them looks at all, and each further statement
+// moves them all: whoever has a token could make a report that takes the database for as long as he likes.
+const maxProven = 128
+
 // judge carries a statement out, or says in a word why not.
 func (t *transaction) judge(v checkin.VerifiedReport, h host, st checkin.Replacement, proofKey ed25519.PublicKey, evidence map[string]any) (reason string, err error) {
 	if st.Audience != t.reg.audience {
@@ -197,6 +201,13 @@ func (t *transaction) judge(v checkin.VerifiedReport, h host, st checkin.Replace
 		if t.compare(oldHost.facts, there) == hostid.AnotherBoard {
 			evidence["known"], evidence["reported"] = oldHost.facts, there
 			return "board", nil
+		}
+		var both int
+		if _, err := t.get(`SELECT COUNT(*) FROM hosts WHERE asset_id IN ($1, $2)`, []any{newHost.asset, oldHost.asset}, []any{&both}); err != nil {
+			return "", err
+		}
+		if both > maxProven {
+			return "too-many", nil
 		}
 		moved, err := t.hostsOf(newHost.asset)
 		if err != nil {
