@@ -20,6 +20,7 @@ var inBackquotes = regexp.MustCompile("`([^`]+)`")
 
 // mapRow is a row of docs/seed-map.md: number, sentence, code, tests.
 type mapRow struct {
+	table       byte // 'S': sentences of section 6.5.1, all of them; 'R': what other sections say
 	number      int
 	sentence    string
 	code, tests []string // what stands in backquotes
@@ -28,7 +29,7 @@ type mapRow struct {
 // parseMap reads the rows of the table. Lines that begin otherwise are prose.
 func parseMap(text string) (rows []mapRow, problems []string) {
 	for i, line := range strings.Split(text, "\n") {
-		if !strings.HasPrefix(line, "| S") {
+		if !strings.HasPrefix(line, "| S") && !strings.HasPrefix(line, "| R") {
 			continue
 		}
 		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
@@ -36,12 +37,12 @@ func parseMap(text string) (rows []mapRow, problems []string) {
 			problems = append(problems, fmt.Sprintf("line %d has %d cells, want 4: number, sentence, code, tests", i+1, len(cells)))
 			continue
 		}
-		n, err := strconv.Atoi(strings.TrimPrefix(strings.TrimSpace(cells[0]), "S"))
+		n, err := strconv.Atoi(strings.TrimSpace(cells[0])[1:])
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("line %d: %q is no number of a sentence", i+1, cells[0]))
 			continue
 		}
-		row := mapRow{number: n, sentence: strings.TrimSpace(cells[1])}
+		row := mapRow{table: strings.TrimSpace(cells[0])[0], number: n, sentence: strings.TrimSpace(cells[1])}
 		for j, into := range []*[]string{&row.code, &row.tests} {
 			for _, m := range inBackquotes.FindAllStringSubmatch(cells[2+j], -1) {
 				*into = append(*into, m[1])
@@ -56,14 +57,14 @@ func parseMap(text string) (rows []mapRow, problems []string) {
 // with the texts in them.
 func judgeMap(text string, exists func(string) bool, tests func(dir string) map[string][]string) []string {
 	rows, problems := parseMap(text)
-	seen := map[int]bool{}
+	seen := map[string]bool{}
 	for _, r := range rows {
-		at := fmt.Sprintf("S%d", r.number)
-		if seen[r.number] {
+		at := fmt.Sprintf("%c%d", r.table, r.number)
+		if seen[at] {
 			problems = append(problems, at+" has two rows")
 		}
-		seen[r.number] = true
-		if r.number < 1 || r.number > sentences {
+		seen[at] = true
+		if r.table == 'S' && (r.number < 1 || r.number > sentences) {
 			problems = append(problems, fmt.Sprintf("%s: there are sentences S1 to S%d", at, sentences))
 		}
 		if r.sentence == "" {
@@ -98,8 +99,8 @@ func judgeMap(text string, exists func(string) bool, tests func(dir string) map[
 		}
 	}
 	for n := 1; n <= sentences; n++ {
-		if !seen[n] {
-			problems = append(problems, fmt.Sprintf("S%d has no row", n))
+		if at := fmt.Sprintf("S%d", n); !seen[at] {
+			problems = append(problems, at+" has no row")
 		}
 	}
 	return problems
@@ -182,6 +183,8 @@ func TestSeedMapCheck(t *testing.T) {
 		"| S20 | sentence | `code` | `elsewhere: TestA` |\n":        "S20: there is no TestA in elsewhere",
 		"| S20 | sentence | `code` | `dir: TestA/another_case` |\n": "S20: TestA in dir has no subtest another_case",
 		last + "| S21 | sentence | `code` | `x.txtar` |\n":          "S21: there are sentences S1 to S20",
+		last + "| R1 | sentence | `none` | `x.txtar` |\n":           "R1: code none does not exist",
+		last + "| R2 | more | `code` | `dir: TestB` |\n":            "R2: there is no TestB in dir",
 		last + "| Sx | sentence | `code` | `x.txtar` |\n":           `line 21: " Sx " is no number of a sentence`,
 	} {
 		got := judgeMap(strings.Replace(whole.String(), last, changed, 1), there, functions)
