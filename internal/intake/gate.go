@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,8 +21,10 @@ const (
 	fewUnderWay = 64
 	slow        = time.Second
 
-	// mostOfOne bounds what one PC has under way. An honest one sends a report and waits.
-	mostOfOne = 4
+	// mostOfOne bounds what one PC has under way: an honest one sends a report and waits. But the clones of one image begin as
+	// one PC, all at once, so as many as mostWaiting more may wait for their turn, and take up no place while they do.
+	mostOfOne   = 4
+	mostWaiting = 256
 
 	// Who does not fit is given a place in a queue that moves at a part of the rate at which check-ins end, and at
 	// slowestRate at least; nobody is told to stay away longer than mostAway, plus a fifth that is drawn.
@@ -39,19 +42,25 @@ type Gate struct {
 
 	mu       sync.Mutex
 	underWay int
-	of       map[string]int // by the key that signs, those of one PC
-	took     time.Duration  // a check-in on the average, lately
-	rate     float64        // check-ins that ended in a second, lately
-	ended    int            // since counted
+	of       map[string]*one // by the key that signs
+	took     time.Duration   // a check-in on the average, lately
+	rate     float64         // check-ins that ended in a second, lately
+	ended    int             // since counted
 	counted  time.Time
 	place    time.Time // when the last one that was sent away may come back
 
 	figures *gateFigures
 }
 
+// one is what one PC has under way, and what waits until that is less.
+type one struct {
+	underWay int
+	waiting  []chan struct{} // closed when it is its turn
+}
+
 // NewGate makes a Gate before next.
 func NewGate(next checkin.HigherSystem) *Gate {
-	return &Gate{next: next, of: make(map[string]int), figures: newGateFigures()}
+	return &Gate{next: next, of: make(map[string]*one), figures: newGateFigures()}
 }
 
 // NewRelayGate makes a Gate before a relay, whose check-ins wait for the manager's reply. It lets as many through however long
@@ -73,7 +82,6 @@ func (g *Gate) checkIn(ctx context.Context, r checkin.SignedReport) (checkin.Rep
 	if err := g.enter(time.Now()); err != nil {
 		return checkin.Reply{}, err
 	}
-	began := time.Now()
 	// Before anything is counted for a PC: else whoever knows its key could use up what is its own.
 	v, err := checkin.Verify(r)
 	if err != nil {
@@ -83,11 +91,11 @@ func (g *Gate) checkIn(ctx context.Context, r checkin.SignedReport) (checkin.Rep
 	who := ""
 	if len(r.Hops) == 0 { // what a relay has kept for days comes in one go
 		who = string(v.Key)
-		if !g.one(who) {
-			g.leave(time.Now(), -1)
-			return checkin.Reply{}, &checkin.Busy{After: leastAway + rand.N(leastAway), Reason: fmt.Sprintf("%d reports of this host are under way", mostOfOne)}
+		if err := g.turn(ctx, who); err != nil {
+			return checkin.Reply{}, err
 		}
 	}
+	began := time.Now()
 	defer func() {
 		took := time.Since(began)
 		g.figures.took(took)
@@ -143,23 +151,63 @@ func (g *Gate) tick(now time.Time) {
 	g.ended, g.counted = 0, now
 }
 
-func (g *Gate) one(who string) bool {
+// turn waits until one more of that PC may be under way. It keeps the place in the Gate, but for an error; while it waits it has none.
+func (g *Gate) turn(ctx context.Context, who string) error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.of[who] >= mostOfOne {
-		return false
+	o := g.of[who]
+	if o == nil {
+		o = &one{}
+		g.of[who] = o
 	}
-	g.of[who]++
-	return true
+	if o.underWay < mostOfOne {
+		o.underWay++
+		g.mu.Unlock()
+		return nil
+	}
+	if len(o.waiting) == mostWaiting {
+		g.mu.Unlock()
+		g.leave(time.Now(), -1)
+		return &checkin.Busy{After: leastAway + rand.N(leastAway), Reason: fmt.Sprintf("%d reports of this host are under way", mostOfOne+mostWaiting)}
+	}
+	mine := make(chan struct{})
+	o.waiting = append(o.waiting, mine)
+	g.mu.Unlock()
+	g.leave(time.Now(), -1)
+	select {
+	case <-mine:
+	case <-ctx.Done():
+		g.mu.Lock()
+		i := slices.Index(o.waiting, mine)
+		if i >= 0 {
+			o.waiting = slices.Delete(o.waiting, i, i+1)
+		}
+		g.mu.Unlock()
+		if i < 0 { // its turn came just now
+			g.oneLess(who)
+		}
+		return ctx.Err()
+	}
+	err := g.enter(time.Now())
+	if err != nil {
+		g.oneLess(who)
+	}
+	return err
 }
 
+// oneLess ends one of that PC's: the next one has its turn.
 func (g *Gate) oneLess(who string) {
 	if who == "" {
 		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.of[who]--; g.of[who] == 0 {
+	o := g.of[who]
+	if len(o.waiting) > 0 {
+		close(o.waiting[0])
+		o.waiting = slices.Delete(o.waiting, 0, 1)
+		return
+	}
+	if o.underWay--; o.underWay == 0 {
 		delete(g.of, who)
 	}
 }

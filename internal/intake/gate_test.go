@@ -207,8 +207,18 @@ func TestGateBoundsOnePC(t *testing.T) {
 				t.Fatalf("forged: %v", err)
 			}
 		}
+		gone, leave := context.WithCancel(t.Context())
+		answered := make(chan error, mostOfOne+mostWaiting)
 		for range mostOfOne {
-			go g.CheckIn(t.Context(), mad)
+			go func() { _, err := g.CheckIn(t.Context(), mad); answered <- err }()
+		}
+		synctest.Wait()
+		for i := range mostWaiting {
+			ctx := t.Context()
+			if i%2 == 1 {
+				ctx = gone
+			}
+			go func() { _, err := g.CheckIn(ctx, mad); answered <- err }()
 		}
 		synctest.Wait()
 		if len(g.of) != 1 || g.underWay != mostOfOne {
@@ -224,7 +234,28 @@ func TestGateBoundsOnePC(t *testing.T) {
 		if g.underWay != mostOfOne+2 {
 			t.Errorf("%d under way", g.underWay)
 		}
+		leave()
+		synctest.Wait()
+		for range mostWaiting / 2 {
+			if err := <-answered; !errors.Is(err, context.Canceled) {
+				t.Errorf("who left was told %v", err)
+			}
+		}
+		next <- true // one ends, and one that waited takes its place
+		synctest.Wait()
+		var waiting int
+		for _, o := range g.of {
+			waiting += len(o.waiting)
+		}
+		if under := g.underWay; under != mostOfOne+2 && under != mostOfOne+1 || waiting < mostWaiting/2-1 {
+			t.Errorf("%d under way, %d wait", under, waiting)
+		}
 		close(next)
+		for range mostOfOne + mostWaiting/2 {
+			if err := <-answered; err != nil {
+				t.Fatal(err)
+			}
+		}
 		synctest.Wait()
 		if g.underWay != 0 || len(g.of) != 0 {
 			t.Errorf("left: %d, %d", g.underWay, len(g.of))
