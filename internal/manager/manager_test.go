@@ -162,6 +162,24 @@ func TestFurtherNames(t *testing.T) {
 	must(t, <-ended)
 }
 
+// Told to end before it has begun, it ends in order: that is no failure of the service.
+func TestServeEndsBeforeItBegins(t *testing.T) {
+	t.Parallel()
+	dir, _ := initialized(t)
+	for _, d := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond} {
+		ctx, stop := context.WithCancel(t.Context())
+		timer := time.AfterFunc(d, stop)
+		if d == 0 {
+			stop()
+		}
+		if err := Serve(ctx, Options{DataDir: dir, Database: database(dir), Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)}); err != nil {
+			t.Errorf("ended after %s: %v", d, err)
+		}
+		timer.Stop()
+		stop()
+	}
+}
+
 func TestServe(t *testing.T) {
 	t.Parallel()
 	dir, made := initialized(t)

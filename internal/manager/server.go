@@ -48,7 +48,12 @@ type Options struct {
 }
 
 // Serve takes check-ins until the context ends, and then ends in order. One process serves a data folder at a time.
-func Serve(ctx context.Context, o Options) error {
+func Serve(ctx context.Context, o Options) (err error) {
+	defer func() {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) { // ended before it had begun
+			err = nil
+		}
+	}()
 	reg, err := OpenRegistry(ctx, o.DataDir, o.Database)
 	if err != nil {
 		return err
