@@ -72,7 +72,7 @@ type NewAMTSettings struct {
 
 // InScope says for whom settings are.
 type InScope struct {
-	For string `query:"for" pattern:"^([0-9a-f]{32})?$" doc:"Host ID: for that host and whatever reports through it. Without: for all others."`
+	For string `query:"for" minLength:"32" maxLength:"32" pattern:"^[0-9a-f]*[1-9a-f][0-9a-f]*$" doc:"Host ID: for that host and whatever reports through it. Without: for all others."`
 }
 
 func (in InScope) id() (id hostid.ID) {

@@ -258,7 +258,7 @@ type (
 		Lang string `query:"lang" enum:"en,ja" default:"en" doc:"Language of the sentences."`
 	}
 	InHost struct {
-		HostID string `path:"host_id" pattern:"^[0-9a-f]{32}$" doc:"Any host ID of the asset, 32 lower-case hex digits."`
+		HostID string `path:"host_id" minLength:"32" maxLength:"32" pattern:"^[0-9a-f]*[1-9a-f][0-9a-f]*$" doc:"Any host ID of the asset, 32 lower-case hex digits."`
 	}
 	InConflict struct {
 		ID int64 `path:"id" minimum:"1" doc:"Number of the conflict."`

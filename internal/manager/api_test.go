@@ -445,6 +445,10 @@ func TestAPI(t *testing.T) {
 		{"GET", "/api/v1/assets/" + strings.Repeat("0", 31) + "1/history", "", 404, "unknown"},
 		{"GET", "/api/v1/assets/" + strings.Repeat("0", 31) + "1/orders", "", 404, "unknown"},
 		{"GET", "/api/v1/assets/XYZ", "", 422, "path.host_id"},
+		{"GET", "/api/v1/assets/" + strings.Repeat("1", 33), "", 422, "path.host_id"},
+		{"GET", "/api/v1/assets/" + strings.Repeat("0", 32), "", 422, "path.host_id"}, // which nobody has
+		{"POST", "/api/v1/assets/" + strings.Repeat("1", 32) + "/replace", `{"successor":"` + strings.Repeat("0", 32) + `"}`, 422, "body.successor"},
+		{"DELETE", "/api/v1/amt-settings?for=" + strings.Repeat("0", 32), "", 422, "query.for"},
 		{"GET", "/api/v1/assets?limit=501", "", 422, "query.limit"},
 		{"GET", "/api/v1/assets?nonsense=1", "", 422, "nonsense"},
 		{"GET", "/api/v1/history?lang=fr", "", 422, "query.lang"},

@@ -197,15 +197,15 @@ type (
 		ClearAMT bool `json:"clear_amt,omitempty" doc:"First remove our application, and nothing else, from its AMT."`
 	}
 	NewReplacement struct {
-		Successor string `json:"successor" pattern:"^[0-9a-f]{32}$" doc:"Any host ID of the PC that takes its place."`
+		Successor string `json:"successor" minLength:"32" maxLength:"32" pattern:"^[0-9a-f]*[1-9a-f][0-9a-f]*$" doc:"Any host ID of the PC that takes its place."`
 	}
 	NewArchiveRun struct {
 		OlderThan int  `json:"older_than" minimum:"1" maximum:"36500" doc:"Assets that have not been heard for so many days."`
 		DryRun    bool `json:"dry_run,omitempty" doc:"Only say which."`
 	}
 	Pair struct {
-		HostID string `json:"host_id" pattern:"^[0-9a-f]{32}$" doc:"Any host ID of one of them."`
-		Other  string `json:"other_host_id" pattern:"^[0-9a-f]{32}$" doc:"Any host ID of the other one."`
+		HostID string `json:"host_id" minLength:"32" maxLength:"32" pattern:"^[0-9a-f]*[1-9a-f][0-9a-f]*$" doc:"Any host ID of one of them."`
+		Other  string `json:"other_host_id" minLength:"32" maxLength:"32" pattern:"^[0-9a-f]*[1-9a-f][0-9a-f]*$" doc:"Any host ID of the other one."`
 		Verb   string `json:"verb" enum:"merge,keep-both" doc:"merge: they are one PC. keep-both: they are two, and never proposed again."`
 	}
 )
