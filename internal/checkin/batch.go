@@ -473,12 +473,14 @@ type underWay struct {
 func (s *relayServer) one(w http.ResponseWriter, req *http.Request, from hostid.ID, most int) (done func(), ok bool) {
 	which := underWay{from, req.URL.Path}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.of[which] >= most {
+	if ok = s.of[which] < most; ok {
+		s.of[which]++
+	}
+	s.mu.Unlock()
+	if !ok {
 		s.failed(w, req, &Busy{After: busyServing, Reason: fmt.Sprintf("%d requests of this relay are under way", most)})
 		return nil, false
 	}
-	s.of[which]++
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
