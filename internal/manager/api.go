@@ -333,6 +333,9 @@ type (
 	TokenList struct {
 		Tokens []Token `json:"tokens"`
 	}
+	RelayList struct {
+		Relays []registry.Relay `json:"relays"`
+	}
 )
 
 func (a *api) register(h huma.API) {
@@ -352,6 +355,7 @@ func (a *api) register(h huma.API) {
 	on(a, h, act(http.MethodPost, "add-placeholder", "/api/v1/placeholders", "Declare a value to prove nothing.", 422), a.addPlaceholder)
 	on(a, h, act(http.MethodDelete, "remove-placeholder", "/api/v1/placeholders", "Take a value from the list.", 404, 422), a.removePlaceholder)
 	on(a, h, get("suggest-placeholders", "/api/v1/placeholders/suggestions", "Values that three live assets or more have in common."), a.suggest)
+	on(a, h, get("list-relays", "/api/v1/relays", "All relays that were ever admitted, by name: route, last contact, backlog."), a.relays)
 	on(a, h, get("list-tokens", "/api/v1/tokens", "The enrolment tokens, without their secrets."), a.tokens)
 	create := act(http.MethodPost, "create-token", "/api/v1/tokens", "Make an enrolment token: it is shown only in this answer.", 422)
 	create.DefaultStatus = http.StatusCreated
@@ -536,6 +540,11 @@ func Tokens(tokens []registry.Token, now time.Time) []Token {
 		list = append(list, Token{t, t.State(now)})
 	}
 	return list
+}
+
+func (a *api) relays(ctx context.Context, _ *none) (RelayList, error) {
+	relays, err := a.reg.Relays(ctx)
+	return RelayList{append([]registry.Relay{}, relays...)}, err
 }
 
 func (a *api) tokens(ctx context.Context, _ *none) (TokenList, error) {

@@ -626,7 +626,7 @@ func TestOpenAPI(t *testing.T) {
 		"GET /api/v1/conflicts", "GET /api/v1/conflicts/{id}", "GET /api/v1/conflicts/{id}/preview",
 		"GET /api/v1/deletions", "GET /api/v1/duplicates", "GET /api/v1/history",
 		"GET /api/v1/initializations", "GET /api/v1/initializations/{id}", "GET /api/v1/initializations/{id}/targets",
-		"GET /api/v1/placeholders", "GET /api/v1/placeholders/suggestions", "GET /api/v1/rules", "GET /api/v1/tokens", "GET /api/v1/users",
+		"GET /api/v1/placeholders", "GET /api/v1/placeholders/suggestions", "GET /api/v1/relays", "GET /api/v1/rules", "GET /api/v1/tokens", "GET /api/v1/users",
 		"POST /api/v1/archive", "POST /api/v1/assets/{host_id}/replace", "POST /api/v1/assets/{host_id}/restore", "POST /api/v1/assets/{host_id}/retire",
 		"POST /api/v1/assets/{host_id}/undo-replace", "POST /api/v1/assets/{host_id}/unretire",
 		"POST /api/v1/conflicts/{id}/resolve", "POST /api/v1/conflicts/{id}/undo", "POST /api/v1/deletions/{id}/restore", "POST /api/v1/duplicates/resolve",
@@ -636,6 +636,17 @@ func TestOpenAPI(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("paths (-want +got):\n%s", d)
+	}
+	page, err := os.ReadFile("../../docs/protocol/api.md")
+	must(t, err)
+	var told []string // the first cells of the table of all operations
+	for _, m := range regexp.MustCompile("(?m)^\\| `((?:GET|POST|PUT|DELETE) [^`?]+)").FindAllStringSubmatch(string(page), -1) {
+		method, path, _ := strings.Cut(m[1], " ")
+		told = append(told, method+" /api/v1/"+path)
+	}
+	slices.Sort(told)
+	if d := cmp.Diff(got, told); d != "" {
+		t.Errorf("docs/protocol/api.md (-served +told):\n%s", d)
 	}
 	for _, ref := range regexp.MustCompile(`"#/components/schemas/(\w+)"`).FindAllStringSubmatch(string(a.spec), -1) {
 		if !strings.Contains(string(a.spec), strconv.Quote(ref[1])+":{") {

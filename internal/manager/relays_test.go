@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"samehost/internal/checkin"
 	"samehost/internal/hostid"
+	"samehost/internal/registry"
 )
 
 // A relay's certificate is for what its token allows, and never for a name of the manager's own.
@@ -94,6 +97,43 @@ func TestCertificatesOfRelays(t *testing.T) {
 	}
 	if _, err := certs.forRelay(t.Context(), reg, "no request"); err == nil {
 		t.Error("anything is a request")
+	}
+}
+
+// The API tells of relays what the command prints.
+func TestRelaysThroughTheAPI(t *testing.T) {
+	t.Parallel()
+	s := serving(t)
+	if a := s.do("GET", "/api/v1/relays", "", 200, nil); a.body != "{\"relays\":[]}\n" {
+		t.Errorf("before there is any: %s", a.body)
+	}
+	made, err := MakeRelayToken(t.Context(), s.reg, []string{"relay1.example"}, time.Time{}, "", "")
+	must(t, err)
+	token, err := checkin.ParseToken(made.Token)
+	must(t, err)
+	seed := hostid.NewSeed()
+	report := checkin.Report{Audience: token.Manager, HostID: hostid.NewID(), SealKey: seed.SealingKey().PublicKey().Bytes(), Counter: 1,
+		Epoch: checkin.NewToken(), Run: checkin.NewToken(), EpochBy: checkin.EpochInstall, Origin: hostid.Generated, Names: checkin.Names{Host: "site1"}}
+	r, err := checkin.Sign(report, seed.SigningKey(), &token)
+	must(t, err)
+	_, err = s.reg.CheckIn(t.Context(), r)
+	must(t, err)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	must(t, err)
+	request, err := checkin.SignCertificateRequest(checkin.CertificateRequest{Audience: token.Manager, HostID: report.HostID, CSR: csr}, seed.SigningKey(), &token)
+	must(t, err)
+	v, err := checkin.VerifyCertificateRequest(request)
+	must(t, err)
+	_, err = s.reg.AdmitRelay(t.Context(), v)
+	must(t, err)
+	var got struct{ Relays []registry.Relay }
+	s.do("GET", "/api/v1/relays", "", 200, &got)
+	want, err := s.reg.Relays(t.Context())
+	must(t, err)
+	if d := cmp.Diff(want, got.Relays); d != "" || len(want) != 1 || want[0].HostID != report.HostID || want[0].Name != "site1" || want[0].State != "active" {
+		t.Errorf("%+v (-want +got):\n%s", want, d)
 	}
 }
 
