@@ -498,7 +498,18 @@ func (a *Agent) saveChain(c chain) error {
 }
 
 // ErrNoToken says that this PC knows no manager yet, or is unknown there, and has no enrolment token.
-var ErrNoToken = errors.New("no enrolment token: have the manager's administrator run `samehost-manager token create` and put the line into the file that enrolment_token_file names")
+var ErrNoToken = errors.New("no enrolment token")
+
+// anotherToken says how to come by an enrolment token: a client's does not admit a relay.
+func (a *Agent) anotherToken(line string) string {
+	command := "samehost-manager token create"
+	if a.o.Relay != nil {
+		command += " --relay"
+	}
+	return "have the manager's administrator run `" + command + "` and put the " + line + " into the file that enrolment_token_file names"
+}
+
+func (a *Agent) noToken() error { return fmt.Errorf("%w: %s", ErrNoToken, a.anotherToken("line")) }
 
 // token reads the enrolment token; nil if there is none.
 func (a *Agent) token() (*checkin.EnrolmentToken, error) {
@@ -544,7 +555,7 @@ func (a *Agent) manager() (checkin.Fingerprint, error) {
 	case err != nil:
 		return "", err
 	}
-	return "", ErrNoToken
+	return "", a.noToken()
 }
 
 // continueChain makes sure that the chain is this host's and this manager's, or begins an epoch.
@@ -647,7 +658,7 @@ func (a *Agent) report(ctx context.Context, est hostid.Outcome, facts hardware.F
 			return status, err
 		}
 		if refused == nil || enrol != nil {
-			refused = advise(refusal, tokenErr)
+			refused = a.advise(refusal, tokenErr)
 		}
 		if refusal.Code != checkin.BadToken && refusal.Code != checkin.NeedsEnrolment {
 			break
@@ -657,15 +668,15 @@ func (a *Agent) report(ctx context.Context, est hostid.Outcome, facts hardware.F
 }
 
 // advise adds to a refusal what to do about it.
-func advise(r *checkin.Refusal, tokenErr error) error {
+func (a *Agent) advise(r *checkin.Refusal, tokenErr error) error {
 	switch r.Code {
 	case checkin.NeedsEnrolment:
 		if tokenErr != nil {
 			return fmt.Errorf("%w; %w", r, tokenErr)
 		}
-		return fmt.Errorf("%w; %w", r, ErrNoToken)
+		return fmt.Errorf("%w; %w", r, a.noToken())
 	case checkin.BadToken:
-		return fmt.Errorf("%w; have the manager's administrator run `samehost-manager token create` and put the new line into the file that enrolment_token_file names", r)
+		return fmt.Errorf("%w; %s", r, a.anotherToken("new line"))
 	case checkin.WrongAudience:
 		return fmt.Errorf("%w; the enrolment token is another manager's than higher_system leads to: check both", r)
 	}

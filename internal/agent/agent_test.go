@@ -343,6 +343,37 @@ func TestUnavailable(t *testing.T) {
 	m.checkChains(t)
 }
 
+// A client's token does not admit a relay: whoever lacks one, or has a bad one, is told which to ask for.
+func TestWhichTokenToAskFor(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		relay func() checkin.RelayState
+		want  string
+	}{
+		{nil, "run `samehost-manager token create` and put"},
+		{func() checkin.RelayState { return checkin.RelayState{} }, "run `samehost-manager token create --relay` and put"},
+	} {
+		m := newManager(t)
+		pc := newPC(t, m)
+		o := pc.options()
+		o.Relay = c.relay
+		a, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		m.set(func() { m.judge = func(checkin.VerifiedReport) error { return refuse(checkin.BadToken) } })
+		if out := checkIn(t, a); !strings.Contains(out.Error, c.want) || !strings.Contains(out.Error, "the new line") {
+			t.Errorf("bad token: %q, want %q in it", out.Error, c.want)
+		}
+		a.o.TokenFile = filepath.Join(t.TempDir(), "none")
+		m.set(func() { m.judge = func(checkin.VerifiedReport) error { return refuse(checkin.NeedsEnrolment) } })
+		if out := checkIn(t, a); !strings.Contains(out.Error, "no enrolment token: ") || !strings.Contains(out.Error, c.want) {
+			t.Errorf("no token: %q, want %q in it", out.Error, c.want)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
