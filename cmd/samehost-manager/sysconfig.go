@@ -41,6 +41,9 @@ func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
 			}
 		}
 		entries, remarks, err := reg.SystemConfiguration(ctx, enc, below)
+		if errors.Is(err, registry.ErrUnknown) {
+			return fmt.Errorf("--below: %w: samehost-manager relays lists those that are known", err)
+		}
 		if err != nil {
 			return err
 		}

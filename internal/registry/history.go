@@ -377,6 +377,13 @@ func sentence(kind string, host hostid.ID, evidence json.RawMessage, l Language)
 		if languages, is := v.(map[string]any); is { // a Text
 			v, ok = languages[string(l)]
 		}
+		if several, is := v.([]any); is {
+			words := make([]string, len(several))
+			for i, one := range several {
+				words[i] = fmt.Sprint(one)
+			}
+			v = strings.Join(words, ", ")
+		}
 		switch {
 		case name == "host_id":
 			b.WriteString(host.String())

@@ -781,6 +781,8 @@ func TestSentences(t *testing.T) {
 			t.Errorf("%s: %q does not look Japanese", kind, s.ja)
 		}
 	}
+	got := sentence("relay-certified", hostid.ID{1}, json.RawMessage(`{"names": ["relay1.example", "192.0.2.20"], "until": "tomorrow"}`), English)
+	expect(t, "several names in a sentence", got, "The relay of host ID 01000000000000000000000000000000 was given a certificate for relay1.example, 192.0.2.20, valid until tomorrow.")
 }
 
 // Check-ins come at the same time, over two openings of one database as two processes have; each counts once.

@@ -3,9 +3,9 @@ package registry
 import (
 	"context"
 	"encoding/json"
-
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"samehost/internal/hostid"
@@ -58,7 +58,7 @@ func (r *Registry) Rules(ctx context.Context) ([]Rule, error) {
 // SetRule changes what a rule may do, from the next report of each conflict on. A name that is no rule's is ErrUnknown.
 func (r *Registry) SetRule(ctx context.Context, name string, mode Mode, who string) error {
 	if !slices.Contains(ruleNames, name) {
-		return fmt.Errorf("rule %q: %w; the rules are %v", name, ErrUnknown, ruleNames)
+		return fmt.Errorf("rule %q: %w; the rules are %s", name, ErrUnknown, strings.Join(ruleNames, ", "))
 	}
 	if mode != Off && mode != Observe && mode != Enforce {
 		return fmt.Errorf("mode %q: %w; the modes are off, observe and enforce", mode, ErrUnknown)
