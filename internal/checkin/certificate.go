@@ -43,6 +43,7 @@ type VerifiedCertificateRequest struct {
 	CSR   *x509.CertificateRequest
 	Enrol *Enrolment // proof of a relay's token; nil where none was shown
 
+	Digest  Digest // of the signed form
 	payload []byte
 }
 
@@ -97,7 +98,7 @@ func verifyCertificateRequest(jws string) (v VerifiedCertificateRequest, err err
 	if err != nil {
 		return v, err
 	}
-	v.payload, v.Key = payload, key
+	v.payload, v.Key, v.Digest = payload, key, SignedReport{JWS: jws}.Digest()
 	if err := json.Unmarshal(payload, &v.CertificateRequest); err != nil {
 		return v, fmt.Errorf("payload: %w", err)
 	}

@@ -95,11 +95,30 @@ func (r *Registry) AdmitRelay(ctx context.Context, v checkin.VerifiedCertificate
 	if len(keys) == 0 || !keys[0].Equal(v.Key) {
 		return nil, strangeRelay(v.HostID)
 	}
+	before, err := scanAll(ctx, r.readers, scanText, certifiedSince, v.HostID.String(), millis(r.now().Add(-certificatesOf)))
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(before, func(evidence string) bool { return strings.Contains(evidence, v.Digest.String()) }) {
+		return nil, answeredBefore(v.HostID)
+	}
 	err = r.write(ctx, func(t *transaction) error {
 		names, err = t.admitRelay(v)
 		return err
 	})
 	return names, err
+}
+
+// certificatesOf is the time in which a relay is given maxCertificates.
+const certificatesOf = 24 * time.Hour
+
+// certifiedSince are the certificates that a relay was given.
+const certifiedSince = `SELECT evidence FROM history WHERE host_id = $1 AND at > $2 AND kind = 'relay-certified'`
+
+// answeredBefore is the answer to a request that was answered: a relay makes another one each time. Who repeats it has seen it on
+// its way, and would use up what the relay may be given.
+func answeredBefore(id hostid.ID) error {
+	return &checkin.Busy{After: time.Hour, Reason: "this request of the relay " + id.String() + " was answered; another one is needed for another certificate"}
 }
 
 // strangeRelay refuses a host ID that is not known under the key that signs for it.
@@ -232,31 +251,34 @@ func (t *transaction) showRelayToken(v checkin.VerifiedCertificateRequest) error
 }
 
 // CertifyRelay notes which certificate a relay was given, and signs the answer to its request. ca is the authority that
-// issued it. It fails with a checkin.Busy where the relay was given too many.
+// issued it. It fails with a checkin.Busy where the relay was given too many, or one for this very request.
 func (r *Registry) CertifyRelay(ctx context.Context, id hostid.ID, request string, certificate, ca *x509.Certificate) (string, error) {
 	names := slices.Clone(certificate.DNSNames)
 	for _, ip := range certificate.IPAddresses {
 		names = append(names, ip.String())
 	}
+	digest := checkin.SignedReport{JWS: request}.Digest()
 	issued, err := checkin.SignIssuedCertificate(checkin.IssuedCertificate{
-		Request: checkin.SignedReport{JWS: request}.Digest(), Certificates: [][]byte{certificate.Raw, ca.Raw},
+		Request: digest, Certificates: [][]byte{certificate.Raw, ca.Raw},
 	}, r.key)
 	if err != nil {
 		return "", err
 	}
 	err = r.write(ctx, func(t *transaction) error {
-		var given int
-		if _, err := t.get(`SELECT COUNT(*) FROM history WHERE host_id = $1 AND at > $2 AND kind = 'relay-certified'`,
-			[]any{id.String(), millis(t.now.Add(-24 * time.Hour))}, []any{&given}); err != nil {
+		given, err := collect(t, scanText, certifiedSince, id.String(), millis(t.now.Add(-certificatesOf)))
+		if err != nil {
 			return err
 		}
-		if given >= maxCertificates {
-			return &checkin.Busy{After: time.Hour, Reason: fmt.Sprintf("%d certificates were issued to the relay %s within 24 hours", given, id)}
+		switch {
+		case slices.ContainsFunc(given, func(evidence string) bool { return strings.Contains(evidence, digest.String()) }):
+			return answeredBefore(id)
+		case len(given) >= maxCertificates:
+			return &checkin.Busy{After: time.Hour, Reason: fmt.Sprintf("%d certificates were issued to the relay %s within 24 hours", len(given), id)}
 		}
 		if _, err := t.exec(`UPDATE relays SET expires = $1 WHERE host_id = $2`, millis(certificate.NotAfter), id.String()); err != nil {
 			return err
 		}
-		return t.record(id, "relay-certified", map[string]any{"names": names, "until": certificate.NotAfter.UTC().Format(time.RFC3339)})
+		return t.record(id, "relay-certified", map[string]any{"names": names, "until": certificate.NotAfter.UTC().Format(time.RFC3339), "request": digest})
 	})
 	if err != nil {
 		return "", err

@@ -385,16 +385,49 @@ func TestCertificatesOfADay(t *testing.T) {
 	m := newManager(t)
 	p := newRelay(m, "relay1")
 	certificate := &x509.Certificate{Raw: []byte{1}, DNSNames: []string{"relay1.example"}, NotAfter: m.now.Add(time.Hour)}
-	for range maxCertificates {
-		_, err := m.CertifyRelay(t.Context(), p.report.HostID, "request", certificate, certificate)
+	for i := range maxCertificates {
+		_, err := m.CertifyRelay(t.Context(), p.report.HostID, fmt.Sprint("request ", i), certificate, certificate)
 		must(t, err)
 	}
-	_, err := m.CertifyRelay(t.Context(), p.report.HostID, "request", certificate, certificate)
+	_, err := m.CertifyRelay(t.Context(), p.report.HostID, "one more", certificate, certificate)
 	var busy *checkin.Busy
 	if !errors.As(err, &busy) || busy.After < time.Minute {
 		t.Errorf("%v", err)
 	}
 	m.pass(25 * time.Hour)
-	_, err = m.CertifyRelay(t.Context(), p.report.HostID, "request", certificate, certificate)
+	_, err = m.CertifyRelay(t.Context(), p.report.HostID, "one more", certificate, certificate)
+	must(t, err)
+}
+
+// A request is answered once: who has seen it on its way, and sends it again and again, uses up nothing that is the relay's.
+func TestCertificateRequestsAgain(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newRelay(m, "relay1")
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	must(t, err)
+	request, err := checkin.SignCertificateRequest(checkin.CertificateRequest{Audience: m.audience, HostID: p.report.HostID, CSR: csr}, p.seed.SigningKey(), nil)
+	must(t, err)
+	seen, err := checkin.VerifyCertificateRequest(request)
+	must(t, err)
+	certificate := &x509.Certificate{Raw: []byte{1}, DNSNames: []string{"relay1.example"}, NotAfter: m.now.Add(time.Hour)}
+	_, err = m.AdmitRelay(t.Context(), seen)
+	must(t, err)
+	_, err = m.CertifyRelay(t.Context(), p.report.HostID, request, certificate, certificate)
+	must(t, err)
+	var busy *checkin.Busy
+	for range maxCertificates {
+		if _, err := m.AdmitRelay(t.Context(), seen); !errors.As(err, &busy) || busy.After < time.Minute {
+			t.Fatalf("admitted again: %v", err)
+		}
+		if _, err := m.CertifyRelay(t.Context(), p.report.HostID, request, certificate, certificate); !errors.As(err, &busy) { // two at the same moment
+			t.Fatalf("certified again: %v", err)
+		}
+	}
+	_, err = m.AdmitRelay(t.Context(), p.asks(nil))
+	must(t, err)
+	_, err = m.CertifyRelay(t.Context(), p.report.HostID, "the relay's next", certificate, certificate)
 	must(t, err)
 }
