@@ -233,6 +233,8 @@ func (p *program) printAsset(a registry.AssetDetail, orders []registry.Order, la
 		}
 		if h.Blocked {
 			text += p.in(", blocked")
+		} else if h.BlockedBranches > 0 {
+			text += p.in(", %d of %d branches blocked", h.BlockedBranches, h.Branches)
 		}
 		row(p.in("had host ID"), text)
 	}

@@ -30,7 +30,7 @@ var japanese = map[string]string{
 	"last check-in": "最終通信", "addresses": "アドレス", "system": "OS", "client": "クライアント", "origin": "由来", "store": "保管先",
 	"system UUID": "システム UUID", "system serial": "システム製造番号", "board serial": "基板製造番号", "chassis serial": "筐体製造番号",
 	"disk": "ディスク", " (system)": " (システム)", "network": "ネットワーク", " (onboard)": " (オンボード)", "had host ID": "ホスト識別子",
-	" never enrolled": " 未登録", " enrolled %s": " 登録 %s", ", replaced by %s": "、置き換え後 %s", ", copy of %s": "、複製元 %s", ", blocked": "、ブロック中",
+	" never enrolled": " 未登録", " enrolled %s": " 登録 %s", ", replaced by %s": "、置き換え後 %s", ", copy of %s": "、複製元 %s", ", blocked": "、ブロック中", ", %d of %d branches blocked": "、分岐 %[2]d 本中 %[1]d 本ブロック中",
 	"predecessor": "置き換え前", "conflict %d": "競合 %d", "waits until deletion %d is taken back": "保留中。削除 %d を取り消すと再び未解決になります。", "order": "指示",
 
 	"%s is deleted: deletion %[2]d. Nothing of it is erased; samehost-manager restore %[2]d brings all of it back, and so does the next check-in of its PC.": "%s を削除しました。削除番号は %[2]d です。情報は消去していません。samehost-manager restore %[2]d を実行するか、PC から通信があると、すべて復元されます。",

@@ -139,6 +139,11 @@ func SameDisk(recorded, present Facts) bool { return compare(DiskSerial, recorde
 // AnotherDisk reports that both know the serial number of the system's disk, and it is not the same.
 func AnotherDisk(recorded, present Facts) bool { return compare(DiskSerial, recorded, present) < 0 }
 
+// SameCase reports that the serial number of the system or of the chassis is known to both and the same, and neither differs.
+func SameCase(recorded, present Facts) bool {
+	return !AnotherCase(recorded, present) && (compare(SystemSerial, recorded, present) > 0 || compare(ChassisSerial, recorded, present) > 0)
+}
+
 // AnotherCase reports that the serial number of the system or of the chassis is known to both and differs.
 func AnotherCase(recorded, present Facts) bool {
 	return compare(SystemSerial, recorded, present) < 0 || compare(ChassisSerial, recorded, present) < 0

@@ -58,7 +58,7 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 	if err := t.contact(); err != nil {
 		return reply, err
 	}
-	t.conflictsChanged = false
+	t.conflictsChanged, t.wonders = false, false
 	switch {
 	case !proven:
 		if !p.branch.blocked {
@@ -146,6 +146,14 @@ func (t *transaction) acceptProven(v checkin.VerifiedReport, h host, e epoch, p 
 	}
 	if err := t.observe(v, h, p.branch, board); err != nil {
 		return nil, err
+	}
+	if p.tip {
+		if err := t.isOriginal(h); err != nil {
+			return nil, err
+		}
+		if t.wonders, err = t.wonder(v, h, p.branch); err != nil {
+			return nil, err
+		}
 	}
 	return named, t.overlaps(p.branch, h)
 }

@@ -50,16 +50,17 @@ type Asset struct {
 
 // HostDetail is one host ID of an asset.
 type HostDetail struct {
-	HostID      hostid.ID `json:"host_id"`
-	Enrolled    time.Time `json:"enrolled,omitzero"` // zero: only known from a replacement
-	ReplacedBy  string    `json:"replaced_by,omitempty"`
-	CopyOf      string    `json:"copy_of,omitempty"`
-	Token       string    `json:"token,omitempty"`
-	LastCheckin time.Time `json:"last_checkin,omitzero"`
-	Blocked     bool      `json:"blocked"`
-	Epochs      int       `json:"epochs"`
-	Branches    int       `json:"branches"`
-	Succeeded   bool      `json:"succeeded,omitzero"` // of another PC, whose place this asset's took
+	HostID          hostid.ID `json:"host_id"`
+	Enrolled        time.Time `json:"enrolled,omitzero"` // zero: only known from a replacement
+	ReplacedBy      string    `json:"replaced_by,omitempty"`
+	CopyOf          string    `json:"copy_of,omitempty"`
+	Token           string    `json:"token,omitempty"`
+	LastCheckin     time.Time `json:"last_checkin,omitzero"`
+	Blocked         bool      `json:"blocked"`
+	Epochs          int       `json:"epochs"`
+	Branches        int       `json:"branches"`
+	BlockedBranches int       `json:"blocked_branches,omitzero"` // lines that an operator blocked, of a host that is not
+	Succeeded       bool      `json:"succeeded,omitzero"`        // of another PC, whose place this asset's took
 }
 
 // AssetDetail is everything about one asset but its history.
@@ -79,6 +80,7 @@ const assetColumns = `SELECT a.id, a.created, a.facts, a.seen, a.seen_host, COAL
 	(SELECT COUNT(*) FROM conflicts c WHERE c.asset_id = a.id AND ` + asked + `),
 	h.host_id, h.enrolled, h.replaced_by, h.copy_of, h.token_id, h.last_checkin,
 	EXISTS (SELECT 1 FROM blocks l WHERE l.host_id = h.host_id AND l.key = h.key AND l.lifted IS NULL),
+	(SELECT COUNT(DISTINCT l.branch_id) FROM blocks l WHERE l.host_id = h.host_id AND l.branch_id IS NOT NULL AND l.lifted IS NULL),
 	(SELECT COUNT(*) FROM epochs e WHERE e.host_id = h.host_id AND e.proven),
 	(SELECT COUNT(*) FROM epochs e JOIN branches b ON b.epoch_id = e.id WHERE e.host_id = h.host_id AND e.proven),
 	COALESCE(h.deleted, 0), COALESCE(h.archived, 0), COALESCE(h.retired, 0), COALESCE(h.succeeded, 0),
@@ -104,7 +106,7 @@ func scanAssetRow(scan func(...any) error) (r assetRow, err error) {
 	var seenAt, enrolled, last sql.NullInt64
 	var replacedBy, copyOf, token sql.NullString
 	err = scan(&r.id, &created, &factsText, &seenText, &seenHost, &seenAt, &clock, &r.pending, &r.conflicts,
-		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Blocked, &r.host.Epochs, &r.host.Branches,
+		&host, &enrolled, &replacedBy, &copyOf, &token, &last, &r.host.Blocked, &r.host.BlockedBranches, &r.host.Epochs, &r.host.Branches,
 		&r.marks.deleted, &r.marks.archived, &r.marks.retired, &r.marks.succeeded, &route, &r.relay)
 	if err != nil {
 		return r, err

@@ -98,8 +98,13 @@ func (c Conflict) Sentence(l Language) string {
 	var e struct {
 		Why string
 	}
-	if json.Unmarshal(c.Evidence, &e) == nil && e.Why == "overlap-shared" {
-		kind = "conflict-overlap-shared"
+	if json.Unmarshal(c.Evidence, &e) == nil {
+		switch e.Why {
+		case "overlap-shared":
+			kind = "conflict-overlap-shared"
+		case "copied":
+			kind = "conflict-observed-copied"
+		}
 	}
 	return sentence(kind, c.HostID, c.Evidence, l)
 }

@@ -149,6 +149,9 @@ var sentences = map[string]struct{ en, ja string }{
 	"conflict-late": {
 		"Conflict {conflict} about host ID {host_id} is closed: a report that came late shows that there was one system, not two.",
 		"ホスト識別子 {host_id} に関する競合 {conflict} は、遅れて届いた報告によりシステムが一つと判明したため、終了しました。"},
+	"conflict-original": {
+		"Conflict {conflict} about host ID {host_id} is closed: the host ID that it was copied from was heard beside it, so they are two PCs.",
+		"ホスト識別子 {host_id} に関する競合 {conflict} は、複製元のホスト識別子からも報告があり二台の PC と判明したため、終了しました。"},
 	"conflict-overlap": {
 		"Two systems of one asset, host IDs {host} and {other_host}, were alive at the same time for {seconds} seconds.",
 		"一つの資産の二つのシステム (ホスト識別子 {host} と {other_host}) が {seconds} 秒間同時に動作していました。"},
@@ -296,6 +299,9 @@ var sentences = map[string]struct{ en, ja string }{
 	"conflict-observed": {
 		"The client of host ID {host_id} reports \"{observed}\", which has to be decided on: {detail}",
 		"ホスト識別子 {host_id} のクライアントから判断の必要な報告「{observed}」: {detail}"},
+	"conflict-observed-copied": {
+		"{name} was enrolled under host ID {host_id} as a copy of host ID {other}. That one has not been heard since, and nothing tells their cases apart: perhaps both are one PC, with board and disk replaced.",
+		"{name} をホスト識別子 {other} の複製としてホスト識別子 {host_id} で登録しましたが、それ以降 {other} からの報告がなく、筐体の情報にも相違がありません。基板とディスクを交換した同一の PC の可能性があります。"},
 	"conflict-duplicate": {
 		"{other_name} (host ID {other_host}) and {name} (host ID {host}) agree in {by}: {values}.",
 		"{other_name} (ホスト識別子 {other_host}) と {name} (ホスト識別子 {host}) は {by} が一致しています: {values}。"},

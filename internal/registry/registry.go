@@ -243,6 +243,7 @@ type transaction struct {
 	route     string
 
 	conflictsChanged bool // a conflict was opened or closed
+	wonders          bool // whether its host is a copy may have to be asked later
 }
 
 // maxTries is how often a transaction is run that others are in the way of. By then it has waited for a second or

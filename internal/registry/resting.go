@@ -201,7 +201,7 @@ func (t *transaction) trail(q *restingHost) error {
 func (t *transaction) rest(v checkin.VerifiedReport, h host, e epoch, p placement, reply checkin.Reply) error {
 	r := v.Report
 	plain := len(reply.Orders) == 0 && len(reply.Named) == 0 && reply.Placeholders == "" && reply.Settings == nil && !reply.Provisional
-	if t.reg.restless || !plain || !p.tip || p.branch.missing != "" || p.branch.blocked || len(r.Observations)+len(r.Replaced)+len(r.Done) > 0 || r.Pending || t.uncertain || h.marks != (marks{}) {
+	if t.reg.restless || t.wonders || !plain || !p.tip || p.branch.missing != "" || p.branch.blocked || len(r.Observations)+len(r.Replaced)+len(r.Done) > 0 || r.Pending || t.uncertain || h.marks != (marks{}) {
 		return nil
 	}
 	h, known, err := t.host(h.id)

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"slices"
 	"testing"
 	"testing/cryptotest"
 
@@ -77,6 +78,92 @@ func TestDiskAndBoardReplacedOneAfterTheOther(t *testing.T) {
 			w.fail("undoing came to %v", w.assets())
 		}
 	})
+}
+
+// As before, but the manager's replies were lost while the disk was new, so that it never knew it. Nothing but its data and its case
+// said who the PC was.
+func TestDiskAndBoardReplacedUnseen(t *testing.T) {
+	f := good
+	f.memory = withoutMemory
+	trace(t, f, func(w *world) {
+		w.install()
+		p := w.install()
+		w.pass(3 * interval)
+		w.known()
+		was := p.id
+		w.networkOf(p, losesReplies)
+		w.pass(3 * interval)
+		w.migrate(p)
+		w.newBoardIn(p)
+		w.networkOf(p, works)
+		w.pass(3 * interval)
+		if open := w.open(); len(open) != 0 || p.id == was {
+			w.fail("asked too early: %+v", open)
+		}
+		w.pass(3 * interval)
+		open := w.open()
+		if len(open) != 1 || open[0].HostID != p.id || open[0].Other != was {
+			w.fail("the operator is not asked whether %s is %s: %+v", p.id, was, open)
+		}
+		r := w.resolve(open[0], registry.Merge)
+		w.pass(2 * interval)
+		if len(w.open()) != 0 || len(w.assets()[p.id]) != 2 {
+			w.fail("merging came to %v", w.assets())
+		}
+		w.undo(r.ID)
+		if len(w.assets()[p.id]) != 1 {
+			w.fail("undoing came to %v", w.assets())
+		}
+		w.resolve(w.open()[0], registry.KeepBoth)
+		w.pass(6 * interval)
+		if open := w.open(); len(open) != 0 {
+			w.fail("asked again: %+v", open)
+		}
+	})
+}
+
+// PCs are installed from the image of one that is no more. Where their cases are known nobody is asked; where nothing is, one of them
+// asks for all, until the original is heard after all.
+func TestImageOfAPCThatIsNoMore(t *testing.T) {
+	for name, f := range map[string]fleet{"cases known": good, "cases unknown": caseless} {
+		t.Run(name, func(t *testing.T) {
+			f.memory = withoutMemory
+			trace(t, f, func(w *world) {
+				image := w.install()
+				w.pass(3 * interval)
+				was := image.id
+				w.switchPower(image)
+				var copies []*pc
+				for range 5 {
+					p := w.install()
+					w.switchPower(p)
+					copies = append(copies, p)
+				}
+				for _, p := range copies {
+					w.copyDisk(image, p)
+				}
+				w.pass(8 * interval)
+				asked := func() []registry.Conflict { // of their former assets, too
+					return slices.DeleteFunc(w.open(), func(c registry.Conflict) bool { return c.Kind != "observed" })
+				}
+				open := asked()
+				if f.name == good.name {
+					if len(open) != 0 {
+						w.fail("asked about %+v", open)
+					}
+					return
+				}
+				if len(open) != 1 || open[0].Other != was {
+					w.fail("asked about %+v", open)
+				}
+				w.switchPower(image)
+				w.round()
+				if open := asked(); len(open) != 0 {
+					w.fail("asked although the original was heard: %+v", open)
+				}
+			})
+		})
+	}
 }
 
 // Two PCs shared an asset, and an operator was asked. He deleted the asset instead, which parks the question; with the first report of

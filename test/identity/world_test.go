@@ -61,7 +61,7 @@ type world struct {
 	spoken  map[hostid.ID]bool // host IDs of which a report was accepted
 	refusal string             // why somebody was refused service, "" for nobody
 
-	stays    []stay                // who was heard under which host ID, and when
+	stays    []stay                // who lived under which host ID, and when
 	said     map[int64][]hostid.ID // operator's resolutions in force that make one asset of several, or block: the host IDs concerned
 	history  []registry.Event      // as it was last seen
 	judged   map[string]bool       // orders that were looked at
@@ -82,7 +82,7 @@ type succession struct {
 	groupings int // events that there were then
 }
 
-// stay is a stretch of time in which an installation was heard under a host ID without a break.
+// stay is a stretch of time in which an installation lived under a host ID without a break, heard or not yet.
 type stay struct {
 	pc       *pc
 	id       hostid.ID
@@ -237,6 +237,7 @@ type pc struct {
 	behind  bool // the relay
 	crash   int  // ends the process after so many steps more; 0: never
 
+	as       hostid.ID   // that its last report named, wherever that is now
 	id       hostid.ID   // under which it was answered last
 	answered []time.Time // check-ins that count, since it started or took another host ID
 	owes     bool        // the last reply brought orders: it is heard again soon
@@ -292,14 +293,15 @@ func (v way) CheckIn(ctx context.Context, r checkin.SignedReport) (checkin.Reply
 	p := v.p
 	p.step("before sending")
 	p.owes = false
+	sent, err := checkin.Verify(r)
+	if err != nil {
+		return checkin.Reply{}, err
+	}
+	p.as = sent.Report.HostID
 	if p.network == losesReports {
 		return checkin.Reply{}, errLost
 	}
 	if p.behind && p.w.offline {
-		sent, err := checkin.Verify(r)
-		if err != nil {
-			return checkin.Reply{}, err
-		}
 		p.w.mu.Lock()
 		p.w.held = append(p.w.held, r)
 		p.w.mu.Unlock()
@@ -342,15 +344,15 @@ func (p *pc) hear(id hostid.ID) {
 	}
 }
 
-// heard notes under which host ID the PC lives, while it lives.
-func (w *world) heard(p *pc) {
+// lives notes under which host ID the PC lives, while it lives.
+func (w *world) lives(p *pc) {
 	for i := range w.stays {
-		if s := &w.stays[i]; s.pc == p && s.id == p.id && s.to.IsZero() {
+		if s := &w.stays[i]; s.pc == p && s.id == p.as && s.to.IsZero() {
 			return
 		}
 	}
 	w.ended(p)
-	w.stays = append(w.stays, stay{p, p.id, w.now, time.Time{}})
+	w.stays = append(w.stays, stay{p, p.as, w.now, time.Time{}})
 }
 
 // ended notes that the PC does not live under that host ID any more.
@@ -428,8 +430,8 @@ func (w *world) outcome(p *pc) {
 	if w.refusal != "" {
 		w.fail("%s", w.refusal)
 	}
-	if p.agent != nil && !p.id.IsZero() && len(p.answered) > 0 {
-		w.heard(p)
+	if p.agent != nil && !p.as.IsZero() {
+		w.lives(p)
 	}
 }
 
@@ -544,7 +546,7 @@ func (w *world) assets() map[hostid.ID][]hostid.ID {
 	add := func(a registry.AssetDetail) {
 		for _, h := range a.Hosts {
 			of[h.HostID] = a.HostIDs
-			w.blocked[h.HostID] = h.Blocked
+			w.blocked[h.HostID] = h.Blocked || h.BlockedBranches > 0
 			// Of a PC whose place another took for good, that one's asset is not seen by its reports.
 			if !h.Succeeded && (a.State == registry.Deleted || a.State == registry.Archived) {
 				w.hidden[h.HostID] = *a.Maintenance
