@@ -252,8 +252,8 @@ var sentences = map[string]struct{ en, ja string }{
 		"Neither board nor disk tells which one is the original; the one that was heard first keeps the host ID.",
 		"基板からもディスクからも、元の PC を判別できません。先に報告のあったほうがホスト識別子を保持します。"},
 	"why-overlap-unproven": {
-		"Nothing tells them apart, and one PC looks the same whose reports were withheld on their way and arrive late.",
-		"両者を区別できる情報がありません。一台の PC の報告が途中で止められ、遅れて届いた場合も同じように見えます。"},
+		"Nothing proves that they are two: one PC looks the same whose reports were withheld on their way and arrive late.",
+		"二台であるという証明がありません。一台の PC の報告が途中で止められ、遅れて届いた場合も同じように見えます。"},
 	"why-overlap-shared": {
 		"Both claim the same board while both are alive: a value that they share, or a forged one.",
 		"両方が同時に動作しながら同じ基板であると主張しています。共通の値か、偽造された値です。"},

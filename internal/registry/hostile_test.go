@@ -433,3 +433,29 @@ func TestWithheldReports(t *testing.T) {
 		})
 	}
 }
+
+// The same while its disk was copied to another one: the disk that the past ran on is the known one.
+func TestWithheldWhileTheDiskIsReplaced(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	p.report.Facts = hardware.Facts{Disks: []hardware.Disk{{Serial: "disk A", System: true}}} // a board of placeholders
+	for range 4 {
+		p.checkIn()
+		m.pass(15 * time.Minute)
+	}
+	var held []checkin.SignedReport // behind a relay that says "deferred" and withholds
+	for range 3 {
+		held = append(held, p.next())
+		m.pass(15 * time.Minute)
+	}
+	p.report.Facts = hardware.Facts{Disks: []hardware.Disk{{Serial: "disk B", System: true}}} // its disk was copied to another one, in the same PC
+	p.start()
+	for i := range 8 {
+		expect(t, "orders", len(p.checkIn().Orders), 0)
+		if i < 2 {
+			p.send(held[i]) // with held 0: the relay's word
+		}
+		m.pass(15 * time.Minute)
+	}
+}

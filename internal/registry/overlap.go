@@ -299,8 +299,16 @@ func (t *transaction) overlapOfLines(h host, s sideBySide) (ordered int64, err e
 	case "overlap-shared":
 		subject += " shared"
 		evidence["shared"] = t.agreeing(s.m.facts, s.o.facts)
-	case "overlap-restored", "overlap-again", "overlap-unproven":
+	case "overlap-restored", "overlap-again":
 		subject += " " + why
+	case "overlap-unproven":
+		open, err := t.get(`SELECT 1 FROM conflicts WHERE kind = 'overlap' AND subject = $1 AND closed IS NULL`, []any{subject}, []any{new(int)})
+		if err != nil {
+			return 0, err
+		}
+		if !open { // else somebody is asked about these two as it is
+			subject += " " + why
+		}
 	}
 	evidence["why"] = why
 	c, err := t.openConflict(conflict{kind: "overlap", subject: subject, asset: h.asset, host: h.id, lines: []int64{s.m.branch, s.o.branch}, evidence: evidence})
@@ -349,10 +357,10 @@ func (t *transaction) copyOf(h host, s sideBySide) (loser interval, why string, 
 			if s.o.branch < s.m.branch {
 				keeps, loser = s.o, s.m
 			}
-			if proven, err := t.twoSystems(s); err != nil || !proven {
-				return loser, "overlap-unproven", err
-			}
 		}
+	}
+	if proven, err := t.twoSystems(s, why); err != nil || !proven {
+		return loser, "overlap-unproven", err
 	}
 	if loser.by == checkin.EpochRestore && keeps.by != checkin.EpochRestore {
 		return loser, "overlap-restored", nil
@@ -364,16 +372,13 @@ func (t *transaction) copyOf(h host, s sideBySide) (loser interval, why string, 
 	return loser, why, err
 }
 
-// twoSystems reports whether two lines that neither board nor a known disk tells apart are certainly two systems. Reports that were
-// withheld on their way and delivered later, at the pace at which they were made, let the past of one PC run beside its present. But no
-// PC lets two reports follow one: where neither line has a gap before it, they forked.
-func (t *transaction) twoSystems(s sideBySide) (bool, error) {
-	mine, others := t.evidence(s.m.facts)[hostid.DiskSerial], t.evidence(s.o.facts)[hostid.DiskSerial]
-	if mine != "" && others != "" && mine != others {
-		return true, nil
-	}
+// twoSystems reports whether two lines are certainly two systems. Reports that were withheld on their way and delivered later, at the
+// pace at which they were made, let the past of one PC run beside its present, in which its disk or its board may be another one. But no
+// PC lets two reports follow one: where neither line has a gap before it, they forked. Lines of two epochs cannot fork; there boards tell
+// them apart.
+func (t *transaction) twoSystems(s sideBySide, why string) (bool, error) {
 	if s.m.epoch != s.o.epoch {
-		return false, nil
+		return why == "overlap-board", nil
 	}
 	gap, err := t.get(`SELECT 1 FROM branches WHERE id IN ($1, $2) AND missing IS NOT NULL LIMIT 1`, []any{s.m.branch, s.o.branch}, []any{new(int)})
 	return !gap, err
