@@ -234,6 +234,11 @@ func (t *transaction) rest(v checkin.VerifiedReport, h host, e epoch, p placemen
 	if err != nil || others {
 		return err
 	}
+	// Another line of its epoch may wait for the next report that it sends, to be one with it.
+	missing, err := t.get(`SELECT 1 FROM branches WHERE epoch_id = $1 AND missing IS NOT NULL LIMIT 1`, []any{e.id}, []any{new(int)})
+	if err != nil || missing {
+		return err
+	}
 	busy, err := t.get(`SELECT 1 FROM demands WHERE ended IS NULL AND (branch_id = $1 OR host_id = $2) LIMIT 1`, []any{p.branch.id, h.id.String()}, []any{new(int)})
 	if err != nil || busy {
 		return err

@@ -35,6 +35,7 @@ func (m *manager) restHolds(t interface{ Errorf(string, ...any) }) {
 	for what, q := range map[string]string{
 		"a conflict asks about it":              `SELECT COUNT(*) FROM resting r JOIN conflict_lines l ON l.branch_id = r.branch_id JOIN conflicts c ON c.id = l.conflict_id WHERE l.left_at IS NULL AND c.closed IS NULL`,
 		"it is to do something":                 `SELECT COUNT(*) FROM resting r JOIN demands d ON d.branch_id = r.branch_id OR d.host_id = r.host_id WHERE d.ended IS NULL`,
+		"another line waits for its report":     `SELECT COUNT(*) FROM resting r JOIN branches b ON b.epoch_id = r.epoch_id WHERE b.missing IS NOT NULL`,
 		"it is blocked":                         `SELECT COUNT(*) FROM resting r JOIN blocks b ON b.host_id = r.host_id WHERE b.lifted IS NULL`,
 		"it is out of sight":                    `SELECT COUNT(*) FROM resting r JOIN hosts h ON h.host_id = r.host_id WHERE h.deleted IS NOT NULL OR h.archived IS NOT NULL OR h.retired IS NOT NULL OR h.succeeded IS NOT NULL`,
 		"its line is not the one that keeps it": `SELECT COUNT(*) FROM resting r JOIN hosts h ON h.host_id = r.host_id WHERE h.keeper <> r.branch_id OR h.waiting IS NOT NULL`,
@@ -47,6 +48,25 @@ func (m *manager) restHolds(t interface{ Errorf(string, ...any) }) {
 		if err := m.readers.QueryRow(q).Scan(&n); err != nil || n != 0 {
 			t.Errorf("%d hosts are at rest, but %s (%v)", n, what, err)
 		}
+	}
+}
+
+// The fourth report arrives before the first. The line of the first three does not come to rest before it is one with that of the fourth.
+func TestLaterReportArrivesFirst(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	var sent []checkin.SignedReport
+	for range 4 {
+		sent = append(sent, p.next())
+		m.pass(time.Second)
+	}
+	for _, i := range []int{3, 0, 1, 2} {
+		p.send(sent[i])
+		m.restHolds(t)
+	}
+	if h := m.asset(p.report.HostID).Hosts[0]; h.Branches != 1 {
+		t.Errorf("%d lines, want 1", h.Branches)
 	}
 }
 
