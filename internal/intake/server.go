@@ -55,7 +55,7 @@ const (
 	// theirs, all others close it.
 	idleTimeout = 75 * time.Second
 	// linger is how long it waits in net/http before it is parked: for whatever follows at once, or the client's close.
-	linger = time.Second
+	linger = 100 * time.Millisecond
 
 	// MaxConnections is how many connections are open at most where the system lets a process have twice as many files:
 	// some 100 MB.

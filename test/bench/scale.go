@@ -355,8 +355,9 @@ func newConnections(t table, s *server, b bounds, known int) error {
 
 // openConnections measures what a connection costs that is open.
 func openConnections(t table, s *server, known int) error {
-	args := []string{"--clients", strconv.Itoa(known), "--no-verify", "--rate", "1000", "--duration", "10s", "--tls", kept}
-	if _, err := s.load(append(args, "--connections", "64")...); err != nil {
+	// A client that keeps its connection comes once a minute at most; these come every twenty seconds.
+	args := []string{"--clients", strconv.Itoa(known), "--no-verify", "--rate", strconv.Itoa(connectTo / 20), "--tls", kept}
+	if _, err := s.load(append(args, "--duration", "10s", "--connections", "64")...); err != nil {
 		return err
 	}
 	before, err := resident(s.Pid())
@@ -387,7 +388,7 @@ func openConnections(t table, s *server, known int) error {
 		}
 		most <- m
 	}()
-	_, err = s.load(append(args, "--connections", strconv.Itoa(connectTo))...)
+	_, err = s.load(append(args, "--duration", "50s", "--connections", strconv.Itoa(connectTo))...)
 	close(stop)
 	m := <-most
 	if err = errors.Join(err, m.err); err != nil {
