@@ -36,8 +36,6 @@ var (
 	ErrWeakPassword = errors.New("no password for an administrator")
 )
 
-// passwordRounds of PBKDF2-HMAC-SHA256: what OWASP asks for (Password Storage Cheat Sheet, 2023).
-const passwordRounds = 600_000
 
 const (
 	// minPassword is what NIST SP 800-63B-4, 3.1.1.2 asks of a password that is the only factor, in characters.
