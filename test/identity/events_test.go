@@ -398,8 +398,9 @@ func (w *world) allAtOnce() {
 	w.check()
 }
 
-// settled starts the count of answered check-ins anew: somebody decided something.
+// anew starts the count of answered check-ins anew: somebody decided something.
 func (w *world) anew() {
+	w.decided++
 	for _, p := range w.pcs {
 		p.answered = nil
 	}
@@ -493,6 +494,7 @@ func (w *world) declare(kind, value string) {
 func (w *world) rule(name string, m registry.Mode) {
 	w.t.Helper()
 	w.did("rule %s: %s", name, m)
+	w.decided++
 	w.must(w.reg.SetRule(w.ctx, name, m, "operator"))
 }
 
@@ -592,7 +594,7 @@ func (w *world) restoreDeletion(number int64) {
 	w.t.Helper()
 	before := w.deleted[number]
 	delete(w.deleted, number)
-	whole := before.checkIns == w.checkIns && before.maintained+1 == w.maintained
+	whole := before.checkIns == w.checkIns && before.maintained+1 == w.maintained && before.decided == w.decided
 	_, err := w.reg.RestoreDeletion(w.ctx, number, operator)
 	if w.refusedMaintenance(err) {
 		return

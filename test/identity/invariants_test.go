@@ -292,6 +292,7 @@ type state struct {
 	conflicts  []registry.Conflict // those that are open
 	checkIns   int
 	maintained int
+	decided    int
 }
 
 // undoable is how things were before a resolution.
@@ -304,7 +305,7 @@ func (w *world) state() state {
 	w.t.Helper()
 	all, err := w.reg.Assets(w.ctx)
 	w.must(err)
-	s := state{assets: map[hostid.ID]registry.AssetDetail{}, checkIns: w.checkIns, maintained: w.maintained}
+	s := state{assets: map[hostid.ID]registry.AssetDetail{}, checkIns: w.checkIns, maintained: w.maintained, decided: w.decided}
 	s.conflicts, err = w.reg.Conflicts(w.ctx)
 	w.must(err)
 	for _, a := range all {

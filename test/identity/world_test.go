@@ -71,6 +71,7 @@ type world struct {
 	hidden   map[hostid.ID]registry.Maintenance // deleted or archived, then
 
 	maintained int                    // maintenance that was not taken back at once
+	decided    int                    // whatever else an operator said
 	deleted    map[int64]state        // deletions in force: how things were before
 	succeeded  map[int64]succession   // replacements in force
 	deletions  []registry.Maintenance // as they were last seen
