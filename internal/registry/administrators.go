@@ -36,7 +36,6 @@ var (
 	ErrWeakPassword = errors.New("no password for an administrator")
 )
 
-
 const (
 	// minPassword is what NIST SP 800-63B-4, 3.1.1.2 asks of a password that is the only factor, in characters.
 	minPassword = 15
