@@ -33,7 +33,8 @@ const (
 	watchEvery = time.Second
 	// maxWatch bounds how long one request waits for a run to change.
 	maxWatch = 30 * time.Second
-	// rerouteEvery is how often it is asked whether PCs that wait for their relay are on another route by now.
+	// rerouteEvery is how often it is asked whether PCs that wait for their relay are on another route by now, and whether one that
+	// works is a relay still.
 	rerouteEvery = 15 * time.Second
 	// saveTimeout bounds how long results are written that came while the program ends.
 	saveTimeout = 10 * time.Second
@@ -46,12 +47,13 @@ type runner struct {
 	reg     *registry.Registry
 	amt     func() (amtinit.Options, error)
 	machine string
+	reroute time.Duration // rerouteEvery
 	log     *slog.Logger
 }
 
 // startJobs works on runs until what it returns is closed. alone as in registry.StartJobs.
 func startJobs(ctx context.Context, reg *registry.Registry, o Options) (*registry.Jobs, error) {
-	r := &runner{reg: reg, amt: o.AMT, log: o.Log}
+	r := &runner{reg: reg, amt: o.AMT, reroute: rerouteEvery, log: o.Log}
 	r.machine, _ = os.Hostname() // is only shown
 	return reg.StartJobs(ctx, strings.HasPrefix(o.Database, "sqlite:"), o.Log, r.work)
 }
@@ -214,7 +216,7 @@ func (r *runner) through(ctx context.Context, p registry.RunPart) error {
 			}
 			return r.leave(ctx, p, amtinit.Cancelled, "")
 		}
-		if !p.Begun && time.Since(rerouted) >= rerouteEvery {
+		if time.Since(rerouted) >= r.reroute {
 			rerouted = time.Now()
 			moved, err := r.reg.Reroute(ctx, p)
 			if err != nil {

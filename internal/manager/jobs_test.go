@@ -1,18 +1,26 @@
 package manager
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"samehost/internal/amtinit"
 	"samehost/internal/amtsim"
+	"samehost/internal/checkin"
+	"samehost/internal/hostid"
 	"samehost/internal/registry"
 )
 
@@ -213,5 +221,120 @@ func TestRunWithoutAMT(t *testing.T) {
 	s.do(http.MethodGet, fmt.Sprintf("%s/%d/targets", runsPath, run.ID), "", 200, &page)
 	if r := page.Targets[0].Result; r.Detail != "no [amt] table" || r.MessageID != "SHAM1103-E" {
 		t.Errorf("%s", toJSON(page))
+	}
+}
+
+// admitted is a relay whose way up the test is.
+type admitted struct {
+	seed hostid.Seed
+	id   hostid.ID
+}
+
+func admit(t *testing.T, reg *registry.Registry, name string) admitted {
+	t.Helper()
+	made, err := MakeRelayToken(t.Context(), reg, nil, time.Time{}, "", "")
+	must(t, err)
+	token, err := checkin.ParseToken(made.Token)
+	must(t, err)
+	r := admitted{hostid.NewSeed(), hostid.NewID()}
+	report := checkin.Report{Audience: token.Manager, HostID: r.id, SealKey: r.seed.SealingKey().PublicKey().Bytes(), Counter: 1,
+		Epoch: checkin.NewToken(), Run: checkin.NewToken(), EpochBy: checkin.EpochInstall, Origin: hostid.Generated, Names: checkin.Names{Host: name}}
+	signed, err := checkin.Sign(report, r.seed.SigningKey(), &token)
+	must(t, err)
+	_, err = reg.CheckIn(t.Context(), signed)
+	must(t, err)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	must(t, err)
+	request, err := checkin.SignCertificateRequest(checkin.CertificateRequest{Audience: token.Manager, HostID: r.id, CSR: csr}, r.seed.SigningKey(), &token)
+	must(t, err)
+	v, err := checkin.VerifyCertificateRequest(request)
+	must(t, err)
+	_, err = reg.AdmitRelay(t.Context(), v)
+	must(t, err)
+	return r
+}
+
+// says is what the relay says of a work, signed.
+func (r admitted) says(t *testing.T, work string, sequence uint64, done bool, p amtinit.PartProgress) string {
+	t.Helper()
+	jws, err := checkin.SignProgress(checkin.Progress{Work: work, From: r.id, Sequence: sequence, Done: done, Body: json.RawMessage(toJSON(p))}, r.seed.SigningKey())
+	must(t, err)
+	return jws
+}
+
+// work waits for the first work that is there for the relay.
+func (r admitted) work(t *testing.T, reg *registry.Registry, manager checkin.Fingerprint) checkin.Work {
+	t.Helper()
+	a, err := waitForWork(t.Context(), t.Context(), reg, r.id, checkin.WorkQuery{Relays: []hostid.ID{r.id}})
+	must(t, err)
+	if len(a.Work) != 1 {
+		t.Fatalf("%d works for the relay", len(a.Work))
+	}
+	w, err := checkin.VerifyWork(a.Work[0], manager)
+	must(t, err)
+	return w
+}
+
+// watched waits until what is told of a run holds.
+func watched(t *testing.T, reg *registry.Registry, id int64, what string, holds func(registry.RunState) bool) registry.RunState {
+	t.Helper()
+	for version := int64(0); ; {
+		s, err := WatchRun(t.Context(), reg, id, version, maxWatch)
+		must(t, err)
+		if holds(s) {
+			return s
+		}
+		if s.Version == version {
+			t.Fatalf("in vain: %s: %s", what, toJSON(s))
+		}
+		version = s.Version
+	}
+}
+
+// A relay that has begun with its part and is retired then: what it did stays done, and the manager does the rest.
+func TestRelayIsRetiredInARun(t *testing.T) {
+	t.Parallel()
+	dir, made := initialized(t)
+	reg, err := OpenRegistry(t.Context(), dir, database(dir))
+	must(t, err)
+	defer reg.Close()
+	client, err := checkin.ParseToken(made.Token)
+	must(t, err)
+	relay := admit(t, reg, "site")
+	const first, n = "127.158.3.1", 3
+	devices := fleet(t, first, n, nil)
+	var o Options
+	withAMT(&o)
+	r := &runner{reg: reg, amt: o.AMT, reroute: 10 * time.Millisecond, log: slog.New(slog.DiscardHandler)}
+	jobs, err := reg.StartJobs(t.Context(), true, r.log, r.work)
+	must(t, err)
+	defer jobs.Close()
+	run, err := StartRun(t.Context(), reg, NewRun{File: file(first, n, "pc", `\site`)}, "", "alice", registry.English)
+	must(t, err)
+	if len(run.Routes) != 1 || run.Routes[0].Relay != relay.id.String() {
+		t.Fatalf("started: %s", toJSON(run))
+	}
+	w := relay.work(t, reg, client.Manager)
+	must(t, reg.TakeProgress(t.Context(), relay.says(t, w.ID, 1, false, amtinit.PartProgress{})))
+	must(t, reg.TakeProgress(t.Context(), relay.says(t, w.ID, 2, false, amtinit.PartProgress{Machine: "site",
+		Results: []amtinit.JournalTarget{{Host: "pc01", Number: 1, Finished: time.Now(), OK: true, Done: []string{"allocation-added"}}}})))
+	watched(t, reg, run.ID, "the relay has done one PC", func(s registry.RunState) bool { return s.Routes[0].State == "running" && s.Done == 1 })
+
+	_, err = reg.Retire(t.Context(), relay.id, registry.Actor{Who: "alice"})
+	must(t, err)
+	s := watched(t, reg, run.ID, "the run ends", func(s registry.RunState) bool { return s.Ended != nil })
+	if s.Initialized != n || len(s.Routes) != 2 || s.Routes[0].Route != `\` || s.Routes[0].Done != n-1 || s.Routes[1].Done != 1 {
+		t.Errorf("in the end: %s", toJSON(s))
+	}
+	var refusal *checkin.Refusal
+	if err := reg.TakeProgress(t.Context(), relay.says(t, w.ID, 3, true, amtinit.PartProgress{})); !errors.As(err, &refusal) || refusal.Code != checkin.UnknownWork {
+		t.Errorf("what the relay says after that: %v", err)
+	}
+	for i, d := range devices.Devices {
+		if added := d.Snapshot().Calls["AddStorageEaclEntry"]; added != uint64(min(i, 1)) {
+			t.Errorf("PC %d was added to %d times", i+1, added)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,6 +89,9 @@ type Jobs struct {
 	queue  queue
 	stop   context.CancelFunc
 	looked sync.WaitGroup
+
+	mu   sync.Mutex
+	left map[partJob]time.Time // jobs that came to nothing, and when their parts are due again: to be noted
 }
 
 // queue is River on either database.
@@ -113,10 +117,10 @@ const (
 
 // StartJobs works on the parts of runs with work, from now until Close: at a time one of the manager's own, and all of relays.
 // alone says that no other process works on this database: what a killed one held is gone on with at once. work returns nil when
-// the part has ended, or when another holds it; with another error, or where it returns because the context ended, it is called
-// again, here or in another process.
+// the part has ended, or when another holds it; where the part has not, as PCs come to it from other ways, with another error, and
+// where it returns because the context ended, it is called again, here or in another process.
 func (r *Registry) StartJobs(ctx context.Context, alone bool, log *slog.Logger, work func(context.Context, RunPart) error) (*Jobs, error) {
-	j := &Jobs{reg: r, holder: rand.Text(), log: log}
+	j := &Jobs{reg: r, holder: rand.Text(), log: log, left: map[partJob]time.Time{}}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, river.WorkFunc(func(ctx context.Context, job *river.Job[partJob]) error { return j.work(ctx, job.Args, work) }))
 	config := &river.Config{
@@ -167,7 +171,11 @@ func (j *Jobs) look(ctx context.Context) {
 	said := ""
 	for {
 		rung := j.reg.progressed.next()
-		due, err := j.reg.dueParts(ctx, j.holder)
+		err := j.letGo(ctx)
+		var due []duePart
+		if err == nil {
+			due, err = j.reg.dueParts(ctx, j.holder)
+		}
 		for _, p := range due {
 			opts := &river.InsertOpts{Queue: managerQueue, MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByArgs: true}}
 			if p.relay {
@@ -204,19 +212,52 @@ func (j *Jobs) work(ctx context.Context, job partJob, work func(context.Context,
 	if err == nil {
 		err = work(ctx, p)
 	}
-	if err == nil || errors.Is(err, ErrHeldByOther) {
+	if errors.Is(err, ErrHeldByOther) {
 		return nil
 	}
-	if ctx.Err() == nil {
+	after := time.Duration(0) // it has ended, or PCs came to it that the work had passed
+	if err != nil {
+		if ctx.Err() != nil {
+			return river.JobCancel(err)
+		}
+		after = againAfter
 		j.log.Warn("a part of a run failed; it is tried again", "run", p.Run, "route", p.Route, "error", err)
-		putOff := j.reg.write(ctx, func(t *transaction) error {
-			_, err := t.exec(`UPDATE run_parts SET due = $1, holder = '' WHERE id = $2 AND generation = $3 AND holder = $4 AND ended IS NULL`,
-				millis(t.now.Add(againAfter)), job.Part, job.Generation, j.holder)
-			return err
-		})
-		err = errors.Join(err, putOff)
 	}
-	return river.JobCancel(err)
+	j.mu.Lock()
+	j.left[job] = j.reg.now().Add(after)
+	j.mu.Unlock()
+	if err = errors.Join(err, j.letGo(ctx)); err != nil {
+		return river.JobCancel(err)
+	}
+	return nil
+}
+
+// letGo gives back the parts that no job here works on any more: nobody would work on what this process holds for good.
+func (j *Jobs) letGo(ctx context.Context) error {
+	j.mu.Lock()
+	left := maps.Clone(j.left)
+	j.mu.Unlock()
+	if len(left) == 0 {
+		return nil
+	}
+	err := j.reg.write(ctx, func(t *transaction) error {
+		for job, due := range left {
+			if _, err := t.exec(`UPDATE run_parts SET due = $1, holder = '' WHERE id = $2 AND generation = $3 AND holder = $4 AND ended IS NULL`,
+				millis(due), job.Part, job.Generation, j.holder); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for job := range left {
+		delete(j.left, job)
+	}
+	return nil
 }
 
 type duePart struct {

@@ -212,7 +212,8 @@ func (t *transaction) part(run int64, relay hostid.ID) (id int64, err error) {
 			return 0, err
 		}
 	}
-	known, err := t.get(`UPDATE run_parts SET ended = NULL, due = CASE WHEN ended IS NULL THEN due ELSE 0 END WHERE run_id = $1 AND relay = $2 RETURNING id`,
+	known, err := t.get(`UPDATE run_parts SET ended = NULL, due = CASE WHEN ended IS NULL THEN due ELSE 0 END, holder = CASE WHEN ended IS NULL THEN holder ELSE '' END
+		WHERE run_id = $1 AND relay = $2 RETURNING id`,
 		[]any{run, text}, []any{&id})
 	if err != nil || known {
 		return id, err

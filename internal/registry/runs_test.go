@@ -263,11 +263,14 @@ func TestJobs(t *testing.T) {
 
 	// Another process goes on at once with what the first gave back, and with what fails after a while.
 	other := real()
-	fails := 1
+	fails, leaves := 1, 1
 	jobs, err = other.StartJobs(t.Context(), true, log, func(ctx context.Context, p RunPart) error {
 		begun <- p
 		if fails--; fails >= 0 {
 			return errors.New("no luck")
+		}
+		if leaves--; leaves >= 0 { // PCs came to the part meanwhile
+			return nil
 		}
 		if err := other.PartProgress(ctx, p, PartProgress{Results: []PartResult{{Number: 1, Initialization: Initialization{Host: "alpha", OK: true, Finished: time.Now()}}}}); err != nil {
 			return err
@@ -277,11 +280,46 @@ func TestJobs(t *testing.T) {
 	})
 	must(t, err)
 	defer jobs.Close()
-	second, third := <-begun, <-begun
+	second, third, fourth := <-begun, <-begun, <-begun
 	<-ended
-	if !(first.Generation <= second.Generation && second.Generation < third.Generation) {
-		t.Errorf("generations %d, %d, %d", first.Generation, second.Generation, third.Generation)
+	if !(first.Generation <= second.Generation && second.Generation < third.Generation && third.Generation < fourth.Generation) {
+		t.Errorf("generations %d, %d, %d, %d", first.Generation, second.Generation, third.Generation, fourth.Generation)
 	}
+	expect(t, "targets", m.targets(id), []string{`alpha  \ initialized`})
+}
+
+// A job that fails because the database does, and cannot even note that, is done again when the database works.
+func TestJobsWhileTheDatabaseFails(t *testing.T) {
+	t.Parallel()
+	m := newSQLite(t)
+	reg, err := Open(t.Context(), m.dsn, Options{Key: m.key})
+	must(t, err)
+	defer reg.Close()
+	id := m.run(RunRequest{Hosts: []string{"alpha"}, Source: "list"})
+	calls := 0
+	ended := make(chan struct{})
+	jobs, err := reg.StartJobs(t.Context(), true, slog.New(slog.DiscardHandler), func(ctx context.Context, p RunPart) error {
+		if calls++; calls == 1 {
+			_, err := reg.writers.ExecContext(ctx, `CREATE TRIGGER no BEFORE UPDATE ON run_parts BEGIN SELECT RAISE(ABORT, 'broken'); END`)
+			if err != nil {
+				t.Error(err)
+			}
+			return reg.BeginPart(ctx, p)
+		}
+		defer close(ended)
+		return reg.PartProgress(ctx, p, PartProgress{Results: []PartResult{{Number: 1, Initialization: Initialization{Host: "alpha", OK: true, Finished: time.Now()}}}})
+	})
+	must(t, err)
+	defer jobs.Close()
+	for job := (partJob{}); job == (partJob{}); time.Sleep(10 * time.Millisecond) {
+		jobs.mu.Lock()
+		for job = range jobs.left {
+		}
+		jobs.mu.Unlock()
+	}
+	_, err = reg.writers.ExecContext(t.Context(), `DROP TRIGGER no`)
+	must(t, err)
+	<-ended
 	expect(t, "targets", m.targets(id), []string{`alpha  \ initialized`})
 }
 
@@ -419,6 +457,42 @@ func TestRoutesOfARun(t *testing.T) {
 	say(u, upper, 2, true, m.result(1, "direct", ""), m.result(5, "lower", "own-machine"))
 	expect(t, "targets", m.targets(first), []string{
 		`direct 192.0.2.7 \ `, `near 192.0.2.7 \upper nothing-reported`, `far 192.0.2.7 \ `, `moved 192.0.2.7 \other initialized`, `lower 192.0.2.7 \upper own-machine`})
+}
+
+// A part that had ended is worked on again when a PC comes to it, by whoever is there, its last holder among them.
+func TestPartThatGetsAnotherPC(t *testing.T) {
+	t.Parallel()
+	for _, holder := range []string{"one", "two"} {
+		m := newManager(t)
+		ctx := t.Context()
+		relay := newRelay(m, "relay")
+		relay.reporting()
+		id := m.run(RunRequest{Source: "file", Entries: []sysconfig.Entry{entry("192.0.2.30", "alpha", `\`), entry("192.0.2.31", "beta", `\relay`)}})
+		var below RunPart
+		for _, p := range m.parts("one") {
+			if below = p; p.Relay.IsZero() {
+				must(t, m.BeginPart(ctx, p))
+				must(t, m.PartProgress(ctx, p, PartProgress{Results: []PartResult{m.result(1, "alpha", "")}}))
+			}
+		}
+		if below.Relay.IsZero() {
+			t.Fatal("the manager's part comes last")
+		}
+		_, err := m.Retire(ctx, relay.report.HostID, alice)
+		must(t, err)
+		n, err := m.Reroute(ctx, below)
+		must(t, err)
+		expect(t, "moved", n, 1)
+		m.pass(time.Millisecond)
+		again := m.parts(holder)
+		if len(again) != 1 || !again[0].Relay.IsZero() {
+			t.Fatalf("%s holds %+v", holder, again)
+		}
+		must(t, m.PartProgress(ctx, again[0], PartProgress{Results: []PartResult{m.result(2, "beta", "")}}))
+		if s := m.runState(id); s.Ended == nil || s.Initialized != 2 {
+			t.Errorf("in the end: %+v", s)
+		}
+	}
 }
 
 // What dcmamtin did at a relay is taken once, in order, whatever is said twice or comes late.
