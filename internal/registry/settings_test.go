@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -361,20 +363,38 @@ func TestSettingsAreForOneHost(t *testing.T) {
 // Neither the database nor a copy of it holds the password, and a row serves only where it was put.
 func TestSettingsAtRest(t *testing.T) {
 	t.Parallel()
-	m := newSQLite(t)
+	m := newManager(t)
 	p := newPC(m, "alpha").takes()
 	p.told()
 	m.set(hostid.ID{}, amtUser("admin", amtSecret))
 	m.set(p.report.HostID, amtUser("site", amtSecret+"2"))
 	expect(t, "told", p.told(), "site "+amtSecret+"2")
-	copied := filepath.Join(t.TempDir(), "copy.db")
-	must(t, m.Backup(t.Context(), copied))
-	path := strings.TrimPrefix(m.dsn, "sqlite:")
-	for _, file := range []string{path, path + "-wal", copied} {
-		b, err := os.ReadFile(file)
-		must(t, err)
-		if bytes.Contains(b, []byte(amtSecret)) {
-			t.Errorf("%s holds the password", filepath.Base(file))
+	if path, is := strings.CutPrefix(m.dsn, "sqlite:"); is {
+		copied := filepath.Join(t.TempDir(), "copy.db")
+		must(t, m.Backup(t.Context(), copied))
+		for _, file := range []string{path, path + "-wal", copied} {
+			b, err := os.ReadFile(file)
+			must(t, err)
+			if bytes.Contains(b, []byte(amtSecret)) {
+				t.Errorf("%s holds the password", filepath.Base(file))
+			}
+		}
+	} else {
+		rows := func(query string) []string {
+			list, err := scanAll(t.Context(), m.readers, scanText, query)
+			must(t, err)
+			return list
+		}
+		tables := rows(`SELECT CAST(relname AS TEXT) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'`)
+		if !slices.Contains(tables, "amt_settings") {
+			t.Fatalf("tables: %q", tables)
+		}
+		for _, table := range tables {
+			for _, row := range rows(`SELECT CAST(x AS TEXT) FROM ` + table + ` x`) { // bytes as hex digits
+				if strings.Contains(row, amtSecret) || strings.Contains(row, hex.EncodeToString([]byte(amtSecret))) {
+					t.Errorf("table %s holds the password", table)
+				}
+			}
 		}
 	}
 
