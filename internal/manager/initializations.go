@@ -226,6 +226,10 @@ func takeProgress(ctx context.Context, reg *registry.Registry, jws string, log *
 		switch {
 		case l.Run != nil:
 			run = registry.Run{By: l.Run.By, Machine: l.Run.Machine, Source: l.Run.Source}
+			var n int64
+			if _, err := fmt.Sscanf(l.Run.Source, InitializeKind+"-%d-", &n); err == nil { // of work that was called off: RunPart, HandOver
+				run.Source = fmt.Sprintf("run %d", n)
+			}
 		case l.Target != nil && !l.Target.Finished.IsZero():
 			attempts = append(attempts, attempt(l.Target, run))
 		}

@@ -338,3 +338,29 @@ func TestRelayIsRetiredInARun(t *testing.T) {
 		}
 	}
 }
+
+// What a relay did of work that was called off comes with what dcmamtin did there, and is the run's.
+func TestWhatARelayDidOfWorkThatWasCalledOff(t *testing.T) {
+	t.Parallel()
+	dir, _ := initialized(t)
+	reg, err := OpenRegistry(t.Context(), dir, database(dir))
+	must(t, err)
+	defer reg.Close()
+	relay := admit(t, reg, "site")
+	failed := func(name string) amtinit.JournalLine {
+		return amtinit.JournalLine{Target: &amtinit.JournalTarget{Host: name, Finished: time.Now(), Reason: amtinit.NothingAnswers, Step: amtinit.Connect}}
+	}
+	part := amtinit.JournalPart{Lines: []amtinit.JournalLine{
+		{Run: &amtinit.JournalRun{Format: 1, Mode: "all", Started: time.Now(), Program: "samehost-relay", Source: "initialize-7-12-1", By: "root", Machine: "site"}}, failed("alpha"),
+		{Run: &amtinit.JournalRun{Format: 1, Mode: "all", Started: time.Now(), Program: "dcmamtin", Source: "/initialize-7.NDD", By: "bob", Machine: "site"}}, failed("beta")}}
+	jws, err := checkin.SignProgress(checkin.Progress{Work: journalsOf(relay.id) + "0123456789abcdef", From: relay.id, Sequence: 1, Body: json.RawMessage(toJSON(part))}, relay.seed.SigningKey())
+	must(t, err)
+	must(t, takeProgress(t.Context(), reg, jws, slog.New(slog.DiscardHandler)))
+	var got []string
+	for _, u := range unmatched(t, reg) {
+		got = append(got, u.Name+" "+u.Initialization.Source+" "+u.Initialization.By)
+	}
+	if d := cmp.Diff([]string{"alpha run 7 root", "beta /initialize-7.NDD bob"}, got); d != "" {
+		t.Errorf("attempts (-want +got):\n%s", d)
+	}
+}

@@ -30,8 +30,8 @@ type Initializer struct {
 	Log     *slog.Logger
 }
 
-// Do is a Do. A PC that the manager does not want to be done any more may be in flight: the others are not begun.
-func (i *Initializer) Do(ctx context.Context, w checkin.Work, report func(body json.RawMessage, done bool) error) error {
+// Do is a Do. Of work that is called off the PCs in flight are finished, and stand in its journal.
+func (i *Initializer) Do(ctx context.Context, w checkin.Work, off <-chan struct{}, report func(body json.RawMessage, done bool) error) error {
 	if err := i.forget(); err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (i *Initializer) Do(ctx context.Context, w checkin.Work, report func(body j
 	}
 	o.DryRun, o.Parallel = part.DryRun, min(max(part.Parallel, 0), amtinit.MaxParallel)
 	var end amtinit.PartProgress
-	if err := i.run(ctx, w.ID, part, o, tell); err != nil {
+	if err := i.run(ctx, w.ID, part, o, off, tell); err != nil {
 		if ctx.Err() != nil || errors.Is(err, errNotTold) {
 			return err
 		}
@@ -73,13 +73,13 @@ const maxDetail = 1000
 // errNotTold says that what is known could not be said.
 var errNotTold = errors.New("what is known of the work could not be said")
 
-func (i *Initializer) run(ctx context.Context, work string, part amtinit.PartWork, o amtinit.Options, tell func(amtinit.PartProgress, bool) error) error {
+func (i *Initializer) run(ctx context.Context, work string, part amtinit.PartWork, o amtinit.Options, off <-chan struct{}, tell func(amtinit.PartProgress, bool) error) error {
 	done := make(map[int]bool)
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	var stopped atomic.Bool // no further PC is begun
 	batch := amtinit.NewBatch(func(lines []amtinit.JournalTarget) error {
-		if err := tell(amtinit.PartProgress{Results: lines}, false); err != nil {
+		if err := tell(amtinit.PartProgress{Results: lines}, false); err != nil && !errors.Is(err, ErrCalledOff) { // the journal has them
 			return fmt.Errorf("%w: %w", errNotTold, err)
 		}
 		return nil
@@ -127,6 +127,11 @@ func (i *Initializer) run(ctx context.Context, work string, part amtinit.PartWor
 			if stopped.Load() || running.Err() != nil {
 				return
 			}
+			select {
+			case <-off:
+				return
+			default:
+			}
 			if t.Number <= 0 || done[t.Number] || t.Host == "" && t.Address == "" {
 				continue
 			}
@@ -149,7 +154,7 @@ func (i *Initializer) run(ctx context.Context, work string, part amtinit.PartWor
 	return err
 }
 
-// forget removes the journals of work that is not here any more: it is done, or was called off.
+// forget removes the journals of work that is done: it is not here any more.
 func (i *Initializer) forget() error {
 	dir := filepath.Join(i.DataDir, workFolder)
 	files, err := amtinit.ListJournals(dir)
@@ -162,8 +167,10 @@ func (i *Initializer) forget() error {
 	}
 	here := make(map[string]bool)
 	for _, e := range entries {
-		if id, is := strings.CutSuffix(e.Name(), workSuffix); is {
-			here[amtinit.JournalKey(id)] = true
+		for _, suffix := range []string{workSuffix, offSuffix} {
+			if id, is := strings.CutSuffix(e.Name(), suffix); is {
+				here[amtinit.JournalKey(id)] = true
+			}
 		}
 	}
 	for _, f := range files {

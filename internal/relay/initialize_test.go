@@ -76,7 +76,7 @@ func TestInitializeGoesOn(t *testing.T) {
 			return o, err
 		}, Log: slog.New(slog.DiscardHandler)}
 		seen := make(map[int]bool)
-		err := i.Do(ctx, w, func(body json.RawMessage, done bool) error {
+		err := i.Do(ctx, w, nil, func(body json.RawMessage, done bool) error {
 			p, err := amtinit.ParsePartProgress(body)
 			noError(t, err)
 			for _, r := range p.Results {
@@ -129,7 +129,7 @@ func TestInitializeGoesOn(t *testing.T) {
 	noError(t, os.Remove(file))
 	w.ID = "initialize-1-1-2"
 	i := &Initializer{DataDir: dir, AMT: func() (amtinit.Options, error) { return amtinit.Options{}, errors.New("no password") }, Log: slog.New(slog.DiscardHandler)}
-	noError(t, i.Do(t.Context(), w, func(body json.RawMessage, done bool) error {
+	noError(t, i.Do(t.Context(), w, nil, func(body json.RawMessage, done bool) error {
 		p, err := amtinit.ParsePartProgress(body)
 		noError(t, err)
 		if p.Machine = ""; !done || cmp.Diff(amtinit.PartProgress{Reason: amtinit.RelayWithout, Detail: "no password"}, p) != "" {
@@ -235,5 +235,88 @@ func TestJournalsAreHandedOnOnce(t *testing.T) {
 				t.Fatalf("seed %d: %d results after the manager lost all of %d", seed, len(got), len(want)+1)
 			}
 		}
+	}
+}
+
+// Of work that is called off the PCs in flight are finished and no others begun with, and what was done is handed on with what
+// dcmamtin did, also by a relay that is ended in between.
+func TestInitializeIsCalledOff(t *testing.T) {
+	t.Parallel()
+	const first, n = "127.159.2.1", 60
+	for _, ended := range []bool{false, true} {
+		t.Run(fmt.Sprintf("relay ended %v", ended), func(t *testing.T) {
+			fleet, err := amtsim.StartFleet(amtsim.FleetOptions{Devices: n, Network: netip.MustParseAddr(first), Port: 16992, Device: amtsim.Options{Latency: 10 * time.Millisecond},
+				Faults: map[int]amtsim.Faults{3: {LatencyMS: 100}}})
+			noError(t, err)
+			defer fleet.Close()
+			who, dir := newIdentity(), t.TempDir()
+			m := newWorkManager(t, who.record.HostID)
+			i := &Initializer{DataDir: dir, AMT: useSimulator, Log: quiet()}
+			work := partOf(first, n, 1)
+			work.Body = json.RawMessage(strings.Replace(string(work.Body), "{", `{"parallel": 4, `, 1))
+			work.To, work.Made = who.record.HostID, time.Now()
+			jws, err := checkin.SignWork(work, managerKey)
+			noError(t, err)
+			m.mu.Lock()
+			m.open[work.ID] = jws
+			m.mu.Unlock()
+			w, stop := running(t, dir, who, m, map[string]Do{InitializeKind: i.Do})
+			defer func() { stop() }()
+			told := make(map[string]bool)
+			eventually(t, "it has told of some", func() bool {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				for _, p := range m.got {
+					part, err := amtinit.ParsePartProgress(p.Body)
+					noError(t, err)
+					for _, r := range part.Results {
+						told[r.Host] = true
+					}
+				}
+				if len(told) < 4 {
+					return false
+				}
+				m.gone[work.ID] = true
+				delete(m.open, work.ID)
+				return true
+			})
+			folder := filepath.Join(dir, amtinit.JournalFolder)
+			if ended {
+				eventually(t, "it is dropped", func() bool { open, _ := w.state(); return open == 0 })
+				stop()
+				w, stop = running(t, dir, who, m, map[string]Do{InitializeKind: i.Do})
+			}
+			var files []amtinit.JournalFile
+			eventually(t, "its journal is among dcmamtin's", func() bool {
+				files, err = amtinit.ListJournals(folder)
+				noError(t, err)
+				return len(files) == 1
+			})
+			lines, _, err := amtinit.ReadJournal(files[0].Path, 0)
+			noError(t, err)
+			done := make(map[string]bool)
+			for _, l := range lines {
+				if l.Target != nil {
+					done[l.Target.Host] = l.Target.OK
+				}
+			}
+			if len(done) < len(told) || len(done) > n/2 {
+				t.Errorf("%d done of %d, and %d were told of", len(done), n, len(told))
+			}
+			if !ended && !done["pc3"] {
+				t.Error("pc3 was in flight, and was broken off")
+			}
+			for at, d := range fleet.Devices {
+				host, added := fmt.Sprintf("pc%d", at+1), d.Snapshot().Calls["AddStorageFpaclEntry"]
+				if told[host] && !done[host] || done[host] && added != 1 || !ended && !done[host] && added != 0 {
+					t.Errorf("%s: told %v, done %v, added %d times", host, told[host], done[host], added)
+				}
+			}
+			eventually(t, "nothing of it is left", func() bool {
+				left, err := filepath.Glob(filepath.Join(dir, workFolder, "*"))
+				noError(t, err)
+				return len(left) == 0
+			})
+		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"samehost/internal/amtinit"
 	"samehost/internal/checkin"
 	"samehost/internal/hostid"
 )
@@ -23,6 +24,7 @@ const (
 	workFolder     = "work"
 	workSuffix     = ".work"     // the work as signed
 	progressSuffix = ".progress" // what was said of it, in frames as the spool's
+	offSuffix      = ".off"      // it was called off, and its journals have not been handed on
 
 	lease         = 3 * time.Minute // a relay below that has not asked for so long is gone
 	firstAsk      = time.Second     // between polls that fail; doubled
@@ -37,10 +39,15 @@ const (
 	frameProgress = 3 // kind of a frame
 )
 
-// Do does one kind of work. It is called once the manager has taken that the work begins. It is called again with the same work after the relay was ended in the middle of it, so it looks
-// first at what is done already. report makes progress durable, to be sent in order until the manager has it; the one that
-// is done is the last. An error, or an end without one that is done, means that the work is begun again after a minute.
-type Do func(ctx context.Context, w checkin.Work, report func(body json.RawMessage, done bool) error) error
+// Do does one kind of work. It is called once the manager has taken that the work begins. It is called again with the same work
+// after the relay was ended in the middle of it, so it looks first at what is done already. report makes progress durable, to be
+// sent in order until the manager has it; the one that is done is the last. off is closed when the manager does not want the work
+// any more: nothing further is begun then, what is being worked on is finished, and report fails with ErrCalledOff. The context
+// ends with the relay. Another error, or an end without progress that is done, means that the work is begun again after a minute.
+type Do func(ctx context.Context, w checkin.Work, off <-chan struct{}, report func(body json.RawMessage, done bool) error) error
+
+// ErrCalledOff says that the manager does not want work any more.
+var ErrCalledOff = errors.New("it was called off")
 
 // works is the work of this relay, and what passes through it to relays below.
 type works struct {
@@ -74,9 +81,9 @@ type ownWork struct {
 	offsets  []int64
 	file     *os.File
 	size     int64
-	called   bool // off: the manager does not want it any more
-	cancel   context.CancelFunc
-	finished bool // its goroutine has ended
+	called   bool          // off: the manager does not want it any more
+	off      chan struct{} // closed when called is set
+	finished bool          // its goroutine has ended
 }
 
 type relayBelow struct {
@@ -103,6 +110,13 @@ func openWorks(dataDir string, who identity, up *checkin.RelayClient, do map[str
 		return nil, err
 	}
 	for _, n := range names {
+		if id, ok := strings.CutSuffix(n.Name(), offSuffix); ok { // the relay ended before it had removed it
+			if err := errors.Join(w.remove(id), w.handOn(id)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, n := range names {
 		id, ok := strings.CutSuffix(n.Name(), workSuffix)
 		if !ok {
 			if of, ok := strings.CutSuffix(n.Name(), progressSuffix); ok {
@@ -112,7 +126,7 @@ func openWorks(dataDir string, who identity, up *checkin.RelayClient, do map[str
 			}
 			continue
 		}
-		if err := w.load(id); err != nil {
+		if err := w.load(id); err != nil && !errors.Is(err, fs.ErrNotExist) { // not there: it was called off
 			w.closeFiles()
 			return nil, err
 		}
@@ -149,7 +163,7 @@ func (w *works) load(id string) error {
 		w.log.Error("work that was kept cannot be read; it is set aside", "work", id, "error", err)
 		return os.Rename(w.path(id, workSuffix), w.path(id, workSuffix)+".damaged")
 	}
-	o := &ownWork{work: work}
+	o := &ownWork{work: work, off: make(chan struct{})}
 	if err := w.openProgress(o); err != nil {
 		return err
 	}
@@ -225,12 +239,16 @@ func (w *works) begin(ctx context.Context, all *sync.WaitGroup, o *ownWork) {
 		kind = &sync.Mutex{}
 		w.kinds[o.work.Kind] = kind
 	}
-	ctx, o.cancel = context.WithCancel(ctx)
 	all.Go(func() {
 		kind.Lock()
 		defer kind.Unlock()
 		w.doIt(ctx, o)
 		w.mu.Lock()
+		if o.called {
+			if err := w.handOn(o.work.ID); err != nil {
+				w.log.Error("what was done of work before it was called off cannot be handed on; tried again at the next start", "work", o.work.ID, "error", err)
+			}
+		}
 		o.finished = true
 		w.ring()
 		w.mu.Unlock()
@@ -247,13 +265,13 @@ func (w *works) doIt(ctx context.Context, o *ownWork) {
 			err = report(json.RawMessage(`{"error":"unknown-kind"}`), true)
 		default:
 			if err = w.announce(ctx, o); err == nil {
-				err = do(ctx, o.work, report)
+				err = do(ctx, o.work, o.off, report)
 			}
 		}
 		w.mu.Lock()
-		done := o.done
+		over := o.done || o.called
 		w.mu.Unlock()
-		if done {
+		if over {
 			return
 		}
 		if err == nil {
@@ -265,6 +283,8 @@ func (w *works) doIt(ctx context.Context, o *ownWork) {
 		w.log.Error("work failed; it is begun again", "work", o.work.ID, "kind", o.work.Kind, "error", err)
 		select {
 		case <-time.After(againAfter):
+		case <-o.off:
+			return
 		case <-ctx.Done():
 		}
 	}
@@ -296,7 +316,7 @@ func (w *works) announce(ctx context.Context, o *ownWork) error {
 		}
 	}
 	if o.called {
-		return fmt.Errorf("work %s was called off", o.work.ID)
+		return fmt.Errorf("work %s: %w", o.work.ID, ErrCalledOff)
 	}
 	return nil
 }
@@ -309,7 +329,7 @@ func (w *works) said(o *ownWork, body json.RawMessage, done bool) error {
 	case o.done:
 		return fmt.Errorf("work %s is done", o.work.ID)
 	case o.called:
-		return fmt.Errorf("work %s was called off", o.work.ID)
+		return fmt.Errorf("work %s: %w", o.work.ID, ErrCalledOff)
 	}
 	if body == nil {
 		body = json.RawMessage(`{}`)
@@ -387,10 +407,9 @@ func (w *works) sendProgress(ctx context.Context) {
 			w.log.Warn("the manager does not want this work any more", "work", next.work.ID, "reason", refusal.Detail)
 			w.mu.Lock()
 			next.called = true
-			if next.cancel != nil {
-				next.cancel()
-			}
+			close(next.off)
 			w.drop(next)
+			w.ring() // who waits in announce
 			w.mu.Unlock()
 			continue
 		}
@@ -413,10 +432,54 @@ func (w *works) drop(o *ownWork) {
 	if w.ended = append(w.ended, o.work.ID); len(w.ended) > maxEnded {
 		w.ended = w.ended[1:]
 	}
-	// The work first: progress without work is removed at the next start.
-	if err := errors.Join(os.Remove(w.path(o.work.ID, workSuffix)), os.Remove(w.path(o.work.ID, progressSuffix)), syncFolder(w.dir)); err != nil {
+	var err error
+	if o.called {
+		err = hostid.WriteFileDurably(w.path(o.work.ID, offSuffix), nil)
+	}
+	if err = errors.Join(err, w.remove(o.work.ID)); err == nil && o.called && o.finished { // nobody else does it
+		err = w.handOn(o.work.ID)
+	}
+	if err != nil {
 		w.log.Error("finished work cannot be removed", "work", o.work.ID, "error", err)
 	}
+}
+
+// remove removes work from the disk.
+func (w *works) remove(id string) error {
+	var all error
+	for _, suffix := range []string{workSuffix, progressSuffix} { // the work first: progress without work is removed at the next start
+		if err := os.Remove(w.path(id, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			all = errors.Join(all, err)
+		}
+	}
+	return errors.Join(all, syncFolder(w.dir))
+}
+
+// handOn puts the journals of work that was called off, and that nobody does any more, among dcmamtin's: what was done of it stays
+// done, and the manager is told of it with those.
+func (w *works) handOn(id string) error {
+	files, err := amtinit.ListJournals(w.dir)
+	if err != nil {
+		return err
+	}
+	to := filepath.Join(filepath.Dir(w.dir), amtinit.JournalFolder)
+	key := amtinit.JournalKey(id)
+	for _, f := range files {
+		if f.Key != key {
+			continue
+		}
+		if err := os.MkdirAll(to, 0o700); err != nil {
+			return err
+		}
+		if err := os.Rename(f.Path, filepath.Join(to, filepath.Base(f.Path))); err != nil {
+			return err
+		}
+		if err := syncFolder(to); err != nil {
+			return err
+		}
+	}
+	os.Remove(filepath.Join(w.dir, key+".lock")) // is empty
+	return errors.Join(os.Remove(w.path(id, offSuffix)), syncFolder(w.dir))
 }
 
 // poll asks the higher system for work, for this relay and all below it.
@@ -566,7 +629,7 @@ func (w *works) accept(work checkin.Work, jws string) error {
 	if err := hostid.WriteFileDurably(w.path(work.ID, workSuffix), []byte(jws)); err != nil {
 		return err
 	}
-	o := &ownWork{work: work}
+	o := &ownWork{work: work, off: make(chan struct{})}
 	if err := w.openProgress(o); err != nil {
 		return err
 	}

@@ -160,7 +160,7 @@ func TestWorkIsTakenUpAgain(t *testing.T) {
 	m := newWorkManager(t, who.record.HostID)
 	calls := make(chan int, 10)
 	var done int // what the work itself remembers
-	do := map[string]Do{"count": func(ctx context.Context, w checkin.Work, report func(json.RawMessage, bool) error) error {
+	do := map[string]Do{"count": func(ctx context.Context, w checkin.Work, _ <-chan struct{}, report func(json.RawMessage, bool) error) error {
 		if done == 0 {
 			m.set(true) // what is said is not taken meanwhile
 		}
@@ -206,16 +206,18 @@ func TestWorkOfAnUnknownKindOrCalledOff(t *testing.T) {
 	who := newIdentity()
 	m := newWorkManager(t, who.record.HostID)
 	ended := make(chan struct{})
-	w, stop := running(t, t.TempDir(), who, m, map[string]Do{"long": func(ctx context.Context, _ checkin.Work, report func(json.RawMessage, bool) error) error {
+	w, stop := running(t, t.TempDir(), who, m, map[string]Do{"long": func(ctx context.Context, _ checkin.Work, off <-chan struct{}, report func(json.RawMessage, bool) error) error {
 		for ctx.Err() == nil {
-			if report(json.RawMessage(`{}`), false) != nil {
+			if err := report(json.RawMessage(`{}`), false); errors.Is(err, ErrCalledOff) {
 				break
+			} else if err != nil {
+				t.Error(err)
 			}
 			time.Sleep(time.Millisecond)
 		}
-		<-ctx.Done()
+		<-off
 		close(ended)
-		return ctx.Err()
+		return ErrCalledOff
 	}})
 	defer stop()
 	m.post(t, "w-1", "paint", who.record.HostID)
@@ -236,7 +238,7 @@ func TestWorkThatCannotBeKept(t *testing.T) {
 	who, dir := newIdentity(), t.TempDir()
 	m := newWorkManager(t, who.record.HostID)
 	begun := make(chan struct{}, 1)
-	w, stop := running(t, dir, who, m, map[string]Do{"test": func(_ context.Context, _ checkin.Work, report func(json.RawMessage, bool) error) error {
+	w, stop := running(t, dir, who, m, map[string]Do{"test": func(_ context.Context, _ checkin.Work, _ <-chan struct{}, report func(json.RawMessage, bool) error) error {
 		begun <- struct{}{}
 		return report(nil, true)
 	}})
@@ -402,7 +404,7 @@ func TestRelayBelowThatChangesItsMind(t *testing.T) {
 	m := newWorkManager(t, who.record.HostID)
 	m.slow = 50 * time.Millisecond // a long way
 	begun := make(chan struct{}, 1)
-	w, stop := running(t, t.TempDir(), who, m, map[string]Do{"test": func(_ context.Context, _ checkin.Work, report func(json.RawMessage, bool) error) error {
+	w, stop := running(t, t.TempDir(), who, m, map[string]Do{"test": func(_ context.Context, _ checkin.Work, _ <-chan struct{}, report func(json.RawMessage, bool) error) error {
 		begun <- struct{}{}
 		return report(nil, true)
 	}})
@@ -425,4 +427,85 @@ func TestRelayBelowThatChangesItsMind(t *testing.T) {
 		t.Error("no work came while a relay below changed its mind")
 	}
 	<-ended
+}
+
+// Work is begun with when the manager has taken that it begins, and not before: one that was called off while this relay could not
+// be told is never begun with.
+func TestWorkIsAnnounced(t *testing.T) {
+	t.Parallel()
+	who, dir := newIdentity(), t.TempDir()
+	m := newWorkManager(t, who.record.HostID)
+	begun := make(chan string, 10)
+	again := make(chan struct{})
+	do := map[string]Do{"test": func(ctx context.Context, w checkin.Work, _ <-chan struct{}, report func(json.RawMessage, bool) error) error {
+		begun <- w.ID
+		if w.ID == "w-2" {
+			if err := report(json.RawMessage(`{"n":1}`), false); err != nil {
+				return err
+			}
+			<-again
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return report(nil, true)
+	}}
+	announced := func(w *works, id string) bool { // what is said is on the disk, and the manager has taken nothing
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		o := w.own[id]
+		return o != nil && o.said == 1 && o.sent == 0
+	}
+	m.set(true)
+	m.post(t, "w-1", "test", who.record.HostID)
+	w, stop := running(t, dir, who, m, do)
+	eventually(t, "it is announced", func() bool { return announced(w, "w-1") })
+
+	// A relay that is ended meanwhile waits again, and announces nothing twice.
+	stop()
+	w, stop = running(t, dir, who, m, do)
+	eventually(t, "it is announced still", func() bool { return announced(w, "w-1") })
+	w.mu.Lock()
+	o := w.own["w-1"]
+	w.mu.Unlock()
+	now, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := w.announce(now, o); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("nobody has taken it, and it begins: %v", err)
+	}
+	if len(begun) > 0 {
+		t.Fatal("begun before the manager has taken that it begins")
+	}
+
+	// Called off meanwhile.
+	m.mu.Lock()
+	m.gone["w-1"], m.down = true, false
+	delete(m.open, "w-1")
+	m.mu.Unlock()
+	eventually(t, "it is dropped", func() bool { open, _ := w.state(); return open == 0 })
+	if err := w.announce(t.Context(), o); !errors.Is(err, ErrCalledOff) {
+		t.Errorf("called off, and it begins: %v", err)
+	}
+	m.post(t, "w-2", "test", who.record.HostID)
+	if id := <-begun; id != "w-2" {
+		t.Errorf("%s was begun", id)
+	}
+	if got := m.said("w-2"); len(got) == 0 || got[0] != "1 {} false" {
+		t.Errorf("%q was taken when it began", got)
+	}
+	eventually(t, "it says more", func() bool { return len(m.said("w-2")) == 2 })
+	close(again)
+	stop()
+
+	// Once begun it needs no way up to go on.
+	m.set(true)
+	_, stop = running(t, dir, who, m, do)
+	defer stop()
+	if id := <-begun; id != "w-2" {
+		t.Errorf("%s was begun", id)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, workFolder, "w-1*"))
+	must(t, err)
+	if len(left) > 0 {
+		t.Errorf("left of what was called off: %q", left)
+	}
 }
