@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,9 +30,12 @@ type initializeCmd struct {
 // errNotAll says that a run ended, and not well for every PC; the table has said the rest.
 var errNotAll = errors.New("not every PC is initialized")
 
-func (c *initializeCmd) Run(ctx context.Context, p *program) error {
+func (c *initializeCmd) Run(ctx context.Context, p *program) error { return p.ofRuns(c.run(ctx, p)) }
+
+func (c *initializeCmd) run(ctx context.Context, p *program) error {
+	lang := amtinit.Lang(p.lang)
 	if c.Parallel < 0 || c.Parallel > amtinit.MaxParallel {
-		return usageError(fmt.Sprintf("--parallel must be from 1 to %d", amtinit.MaxParallel))
+		return usageError(fmt.Sprintf(textParallel.In(lang), amtinit.MaxParallel))
 	}
 	n := manager.NewRun{NotInitialized: c.NotInitialized, Hosts: c.Hosts, DryRun: c.DryRun, RetryFailed: c.RetryFailed, Parallel: c.Parallel}
 	given := 0
@@ -41,10 +45,10 @@ func (c *initializeCmd) Run(ctx context.Context, p *program) error {
 		}
 	}
 	if given != 1 {
-		return usageError("initialize: name PCs, or --not-initialized, or --file, and one of them only")
+		return usageError(textNamePCs.In(lang))
 	}
 	if c.File != "" {
-		text, err := readRunFile(c.File)
+		text, err := readRunFile(c.File, lang)
 		if err != nil {
 			return err
 		}
@@ -77,22 +81,51 @@ func (c *initializeCmd) Run(ctx context.Context, p *program) error {
 	})
 }
 
-func readRunFile(path string) (string, error) {
+func readRunFile(path string, lang amtinit.Lang) (string, error) {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
-		return "", fmt.Errorf("initialize: %s is not a file; check the path", path)
+		return "", fmt.Errorf(textNoFile.In(lang), path)
 	}
 	if err == nil && info.Size() > manager.MaxRunFile {
-		return "", fmt.Errorf("initialize: %s is larger than %d MiB", path, manager.MaxRunFile>>20)
+		return "", fmt.Errorf(textLargeFile.In(lang), path, manager.MaxRunFile>>20)
 	}
 	var b []byte
 	if err == nil {
 		b, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return "", fmt.Errorf("initialize: %w; check the path, and that you may read it", err)
+		if of, is := errors.AsType[*fs.PathError](err); is {
+			err = of.Err
+		}
+		return "", fmt.Errorf(textUnreadable.In(lang), path, err)
 	}
 	return string(b), nil
+}
+
+// ofRuns says in the language that is asked for what is wrong with a run that is asked for, and what to do about it.
+func (p *program) ofRuns(err error) error {
+	lang := amtinit.Lang(p.lang)
+	for _, e := range []struct {
+		err  error
+		text amtinit.Text
+	}{
+		{registry.ErrUnknownRun, textUnknownRun}, {registry.ErrUnknown, textUnknownHost}, {registry.ErrAmbiguousName, textAmbiguous},
+		{registry.ErrNoTargets, textNoTargets}, {registry.ErrTooManyTargets, textTooMany}, {registry.ErrRunEnded, textRunEnded}, {errNotAll, textNotAll},
+	} {
+		if !errors.Is(err, e.err) {
+			continue
+		}
+		about, _ := strings.CutSuffix(err.Error(), ": "+e.err.Error()) // which one
+		if p.lang == registry.Japanese {
+			about = strings.NewReplacer("run ", "実行", "host ID ", "ホスト識別子").Replace(about)
+		}
+		text := e.text.In(lang)
+		if strings.Contains(text, "%s") {
+			text = fmt.Sprintf(text, about)
+		}
+		return errors.New(text)
+	}
+	return err
 }
 
 // hintAfter is how long a run may wait for the manager itself before it is said that nobody serves.
@@ -243,19 +276,21 @@ type runShowCmd struct {
 	ID       int64  `arg:"" name:"run" help:"Its number, as initializations list shows it."`
 	Follow   bool   `help:"Show how far it is until it has ended."`
 	Targets  bool   `help:"List its PCs with what became of each."`
-	Outcome  string `placeholder:"WORD" help:"Of those, only initialized, already, or a reason."`
+	Outcome  string `placeholder:"WORD" help:"Only its PCs with initialized, already, or a reason."`
 	Progress string `enum:"auto,plain,none" default:"auto" placeholder:"WORD" help:"With --follow: auto, plain or none."`
 }
 
-func (c *runShowCmd) Run(ctx context.Context, p *program) error {
+func (c *runShowCmd) Run(ctx context.Context, p *program) error { return p.ofRuns(c.run(ctx, p)) }
+
+func (c *runShowCmd) run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
 		s, err := reg.Run(ctx, c.ID)
 		if err != nil {
-			return unknownRun(err)
+			return err
 		}
 		l := p.lang
 		switch {
-		case c.Targets:
+		case c.Targets || c.Outcome != "":
 			return p.printTargets(ctx, reg, c.ID, c.Outcome)
 		case c.Follow:
 			err := p.watchRun(ctx, reg, manager.ShowRun(s, l), c.Progress, l)
@@ -298,31 +333,69 @@ type runCancelCmd struct {
 	ID int64 `arg:"" name:"run" help:"Its number, as initializations list shows it."`
 }
 
-func (c *runCancelCmd) Run(ctx context.Context, p *program) error {
+func (c *runCancelCmd) Run(ctx context.Context, p *program) error { return p.ofRuns(c.run(ctx, p)) }
+
+func (c *runCancelCmd) run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		if err := reg.CancelRun(ctx, c.ID, systemUser()); err != nil {
-			return unknownRun(err)
-		}
-		s, err := reg.Run(ctx, c.ID)
-		if err != nil {
+		run, err := manager.CancelRun(ctx, reg, c.ID, systemUser(), registry.English)
+		switch {
+		case err != nil:
 			return err
+		case p.json:
+			return p.printJSON(run)
 		}
-		if p.json {
-			return p.printJSON(manager.ShowRun(s, registry.English))
+		text := fmt.Sprintf(textFinishing.In(amtinit.Lang(p.lang)), run.ID, run.Reasons[string(amtinit.Cancelled)], run.Targets-run.Done)
+		if run.Ended != nil {
+			text = fmt.Sprintf(textEnded.In(amtinit.Lang(p.lang)), run.ID, run.Reasons[string(amtinit.Cancelled)])
 		}
-		fmt.Fprintf(p.stdout, "Run %d is called off; PCs that are being worked on are finished.\n", c.ID)
+		p.paragraph("", text)
 		return nil
 	})
 }
 
-func unknownRun(err error) error {
-	if errors.Is(err, registry.ErrUnknown) {
-		return fmt.Errorf("%w: samehost-manager initializations list shows those there are", err)
-	}
-	return err
-}
-
 var (
+	textParallel = amtinit.Text{
+		EN: "--parallel must be from 1 to %d",
+		JA: "--parallelには1から%dまでの値を指定してください"}
+	textNamePCs = amtinit.Text{
+		EN: "initialize: name PCs, or --not-initialized, or --file, and one of them only",
+		JA: "initialize: PC、--not-initialized、--fileのどれか一つを指定してください"}
+	textNoFile = amtinit.Text{
+		EN: "initialize: %s is not a file; check the path",
+		JA: "initialize: %sはファイルではありません。パスを確認してください"}
+	textLargeFile = amtinit.Text{
+		EN: "initialize: %s is larger than %d MiB",
+		JA: "initialize: %sは%d MiBを超えています"}
+	textUnreadable = amtinit.Text{
+		EN: "initialize: %s: %w; check the path, and that you may read it",
+		JA: "initialize: %sを読み込めません(%w)。パスと読み取り権限を確認してください"}
+	textUnknownRun = amtinit.Text{
+		EN: "%s: unknown; samehost-manager initializations list shows those there are",
+		JA: "%s: この番号の実行はありません。samehost-manager initializations listで確認してください"}
+	textUnknownHost = amtinit.Text{
+		EN: "%s: unknown; samehost-manager assets lists those that are known",
+		JA: "%s: 登録されていません。samehost-manager assetsで確認してください"}
+	textAmbiguous = amtinit.Text{
+		EN: "%s: several PCs have this name; name a host ID (samehost-manager assets)",
+		JA: "%s: この名前のPCが複数あります。ホスト識別子を指定してください(samehost-manager assetsで確認できます)"}
+	textNoTargets = amtinit.Text{
+		EN: "no PC is to be initialized: nothing fits what was asked for (samehost-manager assets --not-initialized)",
+		JA: "初期設定の対象となるPCがありません(samehost-manager assets --not-initializedで確認できます)"}
+	textTooMany = amtinit.Text{
+		EN: fmt.Sprintf("more than %d PCs in one run; divide them among several", registry.MaxRunTargets),
+		JA: fmt.Sprintf("一回の実行に指定できるPCは%d台までです。複数回に分けてください", registry.MaxRunTargets)}
+	textRunEnded = amtinit.Text{
+		EN: "%s: the run has ended; nothing is left to call off",
+		JA: "%s: この実行は終了しています。取り消すものはありません"}
+	textNotAll = amtinit.Text{
+		EN: "not every PC is initialized",
+		JA: "初期設定されていないPCがあります"}
+	textEnded = amtinit.Text{
+		EN: "Run %d is called off and has ended; %d PCs were left alone.",
+		JA: "実行%dを取り消し、終了しました。PC %d台は処理していません。"}
+	textFinishing = amtinit.Text{
+		EN: "Run %d is called off; %d PCs are left alone. Of %d others those that are being worked on are finished, the rest is left alone too.",
+		JA: "実行%dを取り消しました。PC %d台は処理しません。残り%d台のうち、処理中のPCは最後まで処理し、ほかは処理しません。"}
 	textStarted = amtinit.Text{
 		EN: "Run %d over %d PCs has started. How far it is: samehost-manager initializations show %d",
 		JA: "実行%d(PC %d台)を開始しました。進捗の確認: samehost-manager initializations show %d"}

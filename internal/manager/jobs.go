@@ -414,7 +414,22 @@ func StartRun(ctx context.Context, reg *registry.Registry, n NewRun, key, who st
 		return StartedRun{}, err
 	}
 	s, err := reg.Run(ctx, id)
-	return StartedRun{ShowRun(s, l), again, append([]string{}, remarks...)}, err
+	started := StartedRun{ShowRun(s, l), again, []string{}}
+	for _, r := range remarks {
+		started.Remarks = append(started.Remarks, r.In(l))
+	}
+	return started, err
+}
+
+// CancelRun calls a run off, and tells how it stands then: it may have ended with that.
+func CancelRun(ctx context.Context, reg *registry.Registry, id int64, who string, l registry.Language) (Run, error) {
+	machine, _ := os.Hostname() // is only shown
+	left := attempt(&amtinit.JournalTarget{Reason: amtinit.Cancelled}, registry.Run{Machine: machine})
+	if err := reg.CancelRun(ctx, id, who, left); err != nil {
+		return Run{}, err
+	}
+	s, err := reg.Run(ctx, id)
+	return ShowRun(s, l), err
 }
 
 // fileError is a system configuration information file that cannot be read.
@@ -508,9 +523,5 @@ func (a *api) cancelRun(ctx context.Context, in *struct {
 	InRun
 	InLanguage
 }) (Run, error) {
-	if err := a.reg.CancelRun(ctx, in.ID, who(ctx)); err != nil {
-		return Run{}, err
-	}
-	s, err := a.reg.Run(ctx, in.ID)
-	return ShowRun(s, in.language()), err
+	return CancelRun(ctx, a.reg, in.ID, who(ctx), in.language())
 }

@@ -47,6 +47,8 @@ var (
 	ErrOtherRequest = errors.New("this idempotency key was used for another request")
 	// ErrNoTargets says that nothing is left to do for a run.
 	ErrNoTargets = errors.New("no PC is to be initialized")
+	// ErrUnknownRun says that there is no run with a number; it is an ErrUnknown.
+	ErrUnknownRun = fmt.Errorf("%w", ErrUnknown)
 	// ErrRunEnded says that a run has ended.
 	ErrRunEnded = errors.New("the run has ended")
 	// ErrHeldByOther says that another process has gone on with a part of a run.
@@ -91,7 +93,7 @@ type runCandidate struct {
 
 // NewRun begins a run. again says that a request with the same key has begun it before. remarks are sentences about what was
 // taken otherwise than asked for. It fails with ErrNoTargets, ErrTooManyTargets, ErrUnknown, ErrAmbiguousName or ErrOtherRequest.
-func (r *Registry) NewRun(ctx context.Context, q RunRequest) (id int64, again bool, remarks []string, err error) {
+func (r *Registry) NewRun(ctx context.Context, q RunRequest) (id int64, again bool, remarks []Text, err error) {
 	if len(q.Key) > maxKey {
 		return 0, false, nil, fmt.Errorf("the idempotency key is longer than %d bytes", maxKey)
 	}
@@ -379,16 +381,16 @@ func (d *directory) named(name string) []int {
 }
 
 // candidates are the PCs that a request is about, each once.
-func (r *Registry) candidates(ctx context.Context, q RunRequest) (all []runCandidate, remarks []string, err error) {
+func (r *Registry) candidates(ctx context.Context, q RunRequest) (all []runCandidate, remarks []Text, err error) {
 	d, err := r.directory(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	seen := make(map[string]bool)
 	left := 0
-	remark := func(format string, args ...any) {
+	remark := func(format Text, args ...any) {
 		if left++; left <= maxRemarks {
-			remarks = append(remarks, fmt.Sprintf(format, args...))
+			remarks = append(remarks, Text{EN: fmt.Sprintf(format.EN, args...), JA: fmt.Sprintf(format.JA, args...)})
 		}
 	}
 	add := func(c runCandidate) {
@@ -426,7 +428,7 @@ func (r *Registry) candidates(ctx context.Context, q RunRequest) (all []runCandi
 		}
 	}
 	if left > maxRemarks {
-		remarks = append(remarks, fmt.Sprintf("and %d more remarks", left-maxRemarks))
+		remarks = append(remarks, Text{EN: fmt.Sprintf("and %d more remarks", left-maxRemarks), JA: fmt.Sprintf("ほかに%d件あります", left-maxRemarks)})
 	}
 	return all, remarks, nil
 }
@@ -440,7 +442,7 @@ func stranger(host, address string, failed bool) runCandidate {
 	return c
 }
 
-func (d *directory) entry(e *sysconfig.Entry, remark func(string, ...any)) runCandidate {
+func (d *directory) entry(e *sysconfig.Entry, remark func(Text, ...any)) runCandidate {
 	if i, known := d.byHost[strings.ToLower(e.HID)]; known {
 		return d.asset(i, e)
 	}
@@ -456,9 +458,11 @@ func (d *directory) entry(e *sysconfig.Entry, remark func(string, ...any)) runCa
 	}
 	switch relay, known := d.relays[sysconfig.HostKey(last)]; {
 	case !known:
-		remark("%s: ROOT names %s, which is no relay system of this manager; the manager does this PC", e.Name, last)
+		remark(Text{EN: "%s: ROOT names %s, which is no relay system of this manager; the manager does this PC",
+			JA: "%s: ROOTの%sはこのマネージャの中継システムではありません。このPCはマネージャが処理します"}, e.Name, last)
 	case relay.IsZero():
-		remark("%s: several relay systems are called %s (write the host ID of one); the manager does this PC", e.Name, last)
+		remark(Text{EN: "%s: several relay systems are called %s (write the host ID of one); the manager does this PC",
+			JA: "%s: %sという名前の中継システムが複数あります(ホスト識別子で指定してください)。このPCはマネージャが処理します"}, e.Name, last)
 	default:
 		c.relay = relay
 	}
@@ -569,7 +573,7 @@ func orNil(n sql.NullInt64) *time.Time {
 func (r *Registry) Run(ctx context.Context, id int64) (RunState, error) {
 	runs, err := r.runs(ctx, `WHERE id = $1`, id)
 	if err == nil && len(runs) == 0 {
-		err = fmt.Errorf("run %d: %w", id, ErrUnknown)
+		err = fmt.Errorf("run %d: %w", id, ErrUnknownRun)
 	}
 	if err != nil {
 		return RunState{}, err
@@ -663,7 +667,7 @@ func (r *Registry) routesOf(ctx context.Context, s *RunState) error {
 func (r *Registry) RunVersion(ctx context.Context, id int64) (int64, error) {
 	v, err := scanAll(ctx, r.readers, func(scan func(...any) error) (v int64, err error) { return v, scan(&v) }, `SELECT version FROM runs WHERE id = $1`, id)
 	if err == nil && len(v) == 0 {
-		err = fmt.Errorf("run %d: %w", id, ErrUnknown)
+		err = fmt.Errorf("run %d: %w", id, ErrUnknownRun)
 	}
 	if err != nil {
 		return 0, err
@@ -693,7 +697,9 @@ func (r *Registry) RunTargets(ctx context.Context, run int64, outcome string, af
 			return t, err
 		}
 		t.Result = new(Initialization)
-		return t, json.Unmarshal([]byte(result), t.Result)
+		err = json.Unmarshal([]byte(result), t.Result)
+		t.Result.Host, t.Result.Address = cmp.Or(t.Result.Host, t.Host), cmp.Or(t.Result.Address, t.Address) // many at once were given one result
+		return t, err
 	}, `SELECT t.number, t.host_id, t.host, t.address, p.route, t.outcome, t.result FROM run_targets t JOIN run_parts p ON p.id = t.part_id
 		WHERE t.run_id = $1 AND t.number > $2 AND ($3 = '' OR t.outcome = $3) ORDER BY t.number LIMIT $4`, run, after, outcome, limitOf(limit)+1)
 	if err == nil && len(page) > limitOf(limit) {
@@ -703,9 +709,10 @@ func (r *Registry) RunTargets(ctx context.Context, run int64, outcome string, af
 	return page, next, err
 }
 
-// CancelRun calls a run off: PCs that nobody has begun with are left alone. It fails with ErrUnknown or ErrRunEnded; calling off
-// twice is no error.
-func (r *Registry) CancelRun(ctx context.Context, id int64, by string) error {
+// CancelRun calls a run off. What nobody has begun with gets the outcome at once, whoever works; of what somebody has begun
+// with he learns that it is called off. left is the result of PCs that are left alone: its reason is the outcome, and each PC's
+// own name and address take the place of its. It fails with ErrUnknown or ErrRunEnded; calling off twice is no error.
+func (r *Registry) CancelRun(ctx context.Context, id int64, by string, left Initialization) error {
 	err := r.write(ctx, func(t *transaction) error {
 		var ended, cancelled sql.NullInt64
 		known, err := t.get(`SELECT ended, cancelled FROM runs WHERE id = $1`, []any{id}, []any{&ended, &cancelled})
@@ -713,7 +720,7 @@ func (r *Registry) CancelRun(ctx context.Context, id int64, by string) error {
 		case err != nil:
 			return err
 		case !known:
-			return fmt.Errorf("run %d: %w", id, ErrUnknown)
+			return fmt.Errorf("run %d: %w", id, ErrUnknownRun)
 		case ended.Valid:
 			return fmt.Errorf("run %d: %w", id, ErrRunEnded)
 		case cancelled.Valid:
@@ -721,6 +728,26 @@ func (r *Registry) CancelRun(ctx context.Context, id int64, by string) error {
 		}
 		if _, err := t.exec(`UPDATE runs SET cancelled = $1, cancelled_by = $2, version = version + 1 WHERE id = $3`, millis(t.now), by, id); err != nil {
 			return err
+		}
+		// A relay that has said anything of its work has begun, also where nobody has looked at that yet.
+		parts, err := collect(t, func(scan func(...any) error) (p RunPart, err error) { return p, scan(&p.ID, &p.Work) },
+			`SELECT p.id, p.work FROM run_parts p LEFT JOIN work w ON w.id = p.work
+				WHERE p.run_id = $1 AND p.ended IS NULL AND (p.begun IS NULL OR p.waiting IS NOT NULL) AND COALESCE(w.sequence, 0) = 0`, id)
+		if err != nil {
+			return err
+		}
+		left.Finished, left.Host, left.Address = t.now, "", ""
+		for _, p := range parts {
+			if err := t.callBack(p); err != nil {
+				return err
+			}
+			if _, err := t.exec(`UPDATE run_targets SET ended = $1, outcome = $2, result = $3 WHERE part_id = $4 AND ended IS NULL`,
+				millis(t.now), left.Reason, toJSON(left.clipped()), p.ID); err != nil {
+				return err
+			}
+			if err := t.endPart(p.ID); err != nil {
+				return err
+			}
 		}
 		return t.record(hostid.ID{}, "run-cancelled", map[string]any{"run": id, "who": by})
 	})

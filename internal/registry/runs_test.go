@@ -60,6 +60,9 @@ func (m *manager) parts(holder string) (list []RunPart) {
 	return list
 }
 
+// leftAlone is the result of a PC of a run that was called off.
+var leftAlone = Initialization{Reason: "cancelled", MessageID: "SHAM1102-W"}
+
 func entry(address, name, root string) sysconfig.Entry {
 	return sysconfig.Entry{Address: netip.MustParseAddr(address), Name: name, Type: sysconfig.Client, Root: root}
 }
@@ -90,14 +93,21 @@ func TestWhichPCsARunIsFor(t *testing.T) {
 
 	id := m.run(RunRequest{NotInitialized: true, Source: "all"})
 	expect(t, "not initialized", m.targets(id), []string{`alpha 192.0.2.7 \ `, `delta 192.0.2.1 \ `})
-	must(t, m.CancelRun(t.Context(), id, "bob"))
+	for _, p := range m.parts("x") {
+		must(t, m.BeginPart(t.Context(), p))
+	}
+	must(t, m.CancelRun(t.Context(), id, "bob", leftAlone))
 	s := m.runState(id)
 	expect(t, "called off by", s.CancelledBy, "bob")
-	for _, p := range m.parts("x") {
+	expect(t, "done of what somebody is at", s.Done, 0)
+	must(t, m.CancelRun(t.Context(), id, "carol", leftAlone))
+	expect(t, "called off twice by", m.runState(id).CancelledBy, "bob")
+	m.pass(lease + time.Second)
+	for _, p := range m.parts("y") {
 		expect(t, "part called off", p.Cancelled, true)
 		must(t, m.PartProgress(t.Context(), p, PartProgress{Results: []PartResult{m.result(1, "alpha", "cancelled"), m.result(2, "delta", "cancelled")}}))
 	}
-	if err := m.CancelRun(t.Context(), id, "bob"); !errors.Is(err, ErrRunEnded) {
+	if err := m.CancelRun(t.Context(), id, "bob", leftAlone); !errors.Is(err, ErrRunEnded) {
 		t.Errorf("a run that ended is called off: %v", err)
 	}
 
@@ -112,7 +122,8 @@ func TestWhichPCsARunIsFor(t *testing.T) {
 	id, _, remarks, err := m.NewRun(t.Context(), q)
 	must(t, err)
 	expect(t, "file", m.targets(id), []string{`gamma 192.0.2.7 \ `, `new 192.0.2.21 \ `, `far 192.0.2.23 \ `})
-	expect(t, "remarks", remarks, []string{`far: ROOT names nowhere, which is no relay system of this manager; the manager does this PC`})
+	expect(t, "remarks", remarks, []Text{{EN: `far: ROOT names nowhere, which is no relay system of this manager; the manager does this PC`,
+		JA: `far: ROOTのnowhereはこのマネージャの中継システムではありません。このPCはマネージャが処理します`}})
 
 	q.RetryFailed = true
 	again := m.run(q)
@@ -363,7 +374,10 @@ func TestRoutesOfARun(t *testing.T) {
 	must(t, err)
 	expect(t, "by what the file says", m.targets(id), []string{`new1 192.0.2.30 \upper\lower `, `new2 192.0.2.31 \upper `, `far 192.0.2.7 \upper\lower under-way`})
 	expect(t, "remarks", len(remarks), 0)
-	must(t, m.CancelRun(ctx, id, "alice"))
+	must(t, m.CancelRun(ctx, id, "alice", leftAlone))
+	if s := m.runState(id); s.Ended == nil || s.Reasons["cancelled"] != 2 {
+		t.Errorf("nobody had begun, and the run goes on: %+v", s)
+	}
 
 	parts := map[hostid.ID]RunPart{}
 	for _, p := range m.parts("one") {
@@ -457,6 +471,56 @@ func TestRoutesOfARun(t *testing.T) {
 	say(u, upper, 2, true, m.result(1, "direct", ""), m.result(5, "lower", "own-machine"))
 	expect(t, "targets", m.targets(first), []string{
 		`direct 192.0.2.7 \ `, `near 192.0.2.7 \upper nothing-reported`, `far 192.0.2.7 \ `, `moved 192.0.2.7 \other initialized`, `lower 192.0.2.7 \upper own-machine`})
+}
+
+// A run that is called off ends at once, but for what somebody has begun with; what is handed to a relay that has not is not begun
+// with any more, and one that has is heard first.
+func TestRunIsCalledOff(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	away, works := newRelay(m, "away"), newRelay(m, "works")
+	away.reporting()
+	works.reporting()
+	id := m.run(RunRequest{Source: "file", Entries: []sysconfig.Entry{
+		entry("192.0.2.30", "one", `\away`), entry("192.0.2.31", "two", `\works`), entry("192.0.2.32", "three", `\`)}})
+	work := map[hostid.ID]RunPart{}
+	for _, p := range m.parts("a") {
+		if !p.Relay.IsZero() {
+			handed, made, _, err := m.HandOver(ctx, p)
+			must(t, err)
+			must(t, m.PostWork(ctx, checkin.Work{ID: handed, To: p.Relay, Kind: "initialize", Made: made, Body: []byte(`{}`)}))
+			p, err = m.Part(ctx, p)
+			must(t, err)
+		}
+		work[p.Relay] = p
+	}
+	must(t, m.TakeProgress(ctx, works.progress(work[works.report.HostID].Work, 1, false))) // nobody has looked at that yet
+
+	must(t, m.CancelRun(ctx, id, "bob", leftAlone))
+	expect(t, "targets", m.targets(id), []string{`one 192.0.2.30 \away cancelled`, `two 192.0.2.31 \works `, `three 192.0.2.32 \ cancelled`})
+	page, _, err := m.RunTargets(ctx, id, "cancelled", 0, 10)
+	must(t, err)
+	expect(t, "result", *page[0].Result, Initialization{Host: "one", Address: "192.0.2.30", Finished: m.clock(), Reason: "cancelled", MessageID: "SHAM1102-W"})
+	if refusal(m.TakeProgress(ctx, away.progress(work[away.report.HostID].Work, 1, false))) != checkin.UnknownWork {
+		t.Error("a relay may begin with what was called off")
+	}
+	own := work[hostid.ID{}]
+	if err := m.BeginPart(ctx, own); !errors.Is(err, ErrHeldByOther) {
+		t.Errorf("the manager begins with what was called off: %v", err)
+	}
+	s := m.runState(id)
+	if s.Ended != nil {
+		t.Error("it has ended while a relay is at it")
+	}
+	p := work[works.report.HostID]
+	must(t, m.PartProgress(ctx, p, PartProgress{Sequence: 1}))
+	must(t, m.CallOff(ctx, p))
+	must(t, m.PartProgress(ctx, p, PartProgress{Results: []PartResult{m.result(2, "two", "cancelled")}}))
+	if s = m.runState(id); s.Ended == nil || s.Reasons["cancelled"] != 3 {
+		t.Errorf("in the end: %+v", s)
+	}
+	expect(t, "PCs that are free again", m.targets(m.run(RunRequest{Hosts: []string{"one", "three"}, Source: "list"})), []string{`one  \ `, `three  \ `})
 }
 
 // A part that had ended is worked on again when a PC comes to it, by whoever is there, its last holder among them.
