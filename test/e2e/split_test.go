@@ -34,6 +34,7 @@ type run struct {
 	ID          int64          `json:"id"`
 	Version     int64          `json:"version"`
 	Ended       *time.Time     `json:"ended"`
+	Cancelled   *time.Time     `json:"cancelled"`
 	Targets     int            `json:"targets"`
 	Done        int            `json:"done"`
 	Initialized int            `json:"initialized"`
@@ -58,6 +59,7 @@ type site struct {
 	*play.Process
 	w      *world
 	config string
+	listen string
 	hostID string
 }
 
@@ -73,7 +75,7 @@ func (w *world) relay(i int, listen string) *site {
 		Token string `json:"token"`
 	}
 	w.must(json.Unmarshal([]byte(r.Stdout), &made))
-	s := &site{w: w, config: filepath.Join(dir, "relay.toml")}
+	s := &site{w: w, config: filepath.Join(dir, "relay.toml"), listen: listen}
 	for file, text := range map[string]string{
 		"token":        made.Token + "\n",
 		"amt-password": play.Password,
@@ -106,6 +108,36 @@ func (s *site) serve() {
 	s.Process, err = s.w.stage.Start("samehost-relay", "serve", "--config", s.config)
 	s.w.must(err)
 	s.w.must(s.UntilSays("listening on https://"))
+}
+
+// api returns a function that asks the manager's API about runs, as its administrator.
+func (w *world) api() (ask func(method, path string, in, out any)) {
+	w.t.Helper()
+	ca, err := os.ReadFile(w.manager.CAFile)
+	w.must(err)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	password, err := os.ReadFile(filepath.Join(filepath.Dir(w.manager.CAFile), "admin-password"))
+	w.must(err)
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	return func(method, path string, in, out any) {
+		w.t.Helper()
+		b, err := json.Marshal(in)
+		w.must(err)
+		req, err := http.NewRequest(method, "https://"+w.manager.Listen+"/api/v1/initializations"+path, strings.NewReader(string(b)))
+		w.must(err)
+		req.Header.Set("Content-Type", "application/json")
+		req.SetBasicAuth("admin", strings.TrimSpace(string(password)))
+		res, err := client.Do(req)
+		w.must(err)
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		w.must(err)
+		if res.StatusCode/100 != 2 {
+			w.t.Fatalf("%s %s: %d %s", method, path, res.StatusCode, text)
+		}
+		w.must(json.Unmarshal(text, out))
+	}
 }
 
 // An initialization of 3,000 PCs over the manager and two relays, one relay killed in the middle: every PC is done once, by the
@@ -167,31 +199,7 @@ func TestInitializationOverRelays(t *testing.T) {
 		address = address.Next()
 	}
 
-	ca, err := os.ReadFile(w.manager.CAFile)
-	w.must(err)
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	password, err := os.ReadFile(filepath.Join(filepath.Dir(w.manager.CAFile), "admin-password"))
-	w.must(err)
-	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
-	ask := func(method, path string, in, out any) {
-		t.Helper()
-		b, err := json.Marshal(in)
-		w.must(err)
-		req, err := http.NewRequest(method, "https://"+w.manager.Listen+"/api/v1/initializations"+path, strings.NewReader(string(b)))
-		w.must(err)
-		req.Header.Set("Content-Type", "application/json")
-		req.SetBasicAuth("admin", strings.TrimSpace(string(password)))
-		res, err := client.Do(req)
-		w.must(err)
-		defer res.Body.Close()
-		text, err := io.ReadAll(res.Body)
-		w.must(err)
-		if res.StatusCode/100 != 2 {
-			t.Fatalf("%s %s: %d %s", method, path, res.StatusCode, text)
-		}
-		w.must(json.Unmarshal(text, out))
-	}
+	ask := w.api()
 	var r run
 	ask(http.MethodPost, "", map[string]any{"file": file.String(), "name": "NETM.NDD", "parallel": parallel}, &r)
 	if r.Targets != company || len(r.Remarks) > 0 || len(r.Routes) != 3 {
