@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 	"unicode/utf16"
 
@@ -117,22 +119,37 @@ func (c *serveCmd) Run(ctx context.Context, p *program) error {
 }
 
 type tokenCmd struct {
-	Create tokenCreateCmd `cmd:"" help:"Make a token and print it: it is shown only then." example:"token create --expires 720h --note 'floor 3'; token create --relay --name relay1.example"`
+	Create tokenCreateCmd `cmd:"" help:"Make a token and print it: it is shown only then." example:"token create --expires 30d --note 'floor 3'; token create --relay --name relay1.example"`
 	List   tokenListCmd   `cmd:"" help:"List the tokens, without their secrets." example:"token list; token list --json"`
 	Revoke tokenRevokeCmd `cmd:"" help:"End a token; the PCs that it enrolled stay." example:"token revoke 0123456789abcdef; token revoke 0123456789abcdef --json"`
 }
 
+// lifetime is a time to come, in days or as time.ParseDuration has it.
+type lifetime time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *lifetime) UnmarshalText(text []byte) error {
+	d, err := time.ParseDuration(string(text))
+	if days, ok := strings.CutSuffix(string(text), "d"); ok {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16)
+		d = time.Duration(n) * 24 * time.Hour
+	}
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%q is no time: write 30d or 12h", text)
+	}
+	*l = lifetime(d)
+	return nil
+}
+
 type tokenCreateCmd struct {
-	Expires time.Duration `placeholder:"DURATION" help:"End it after that time, as 720h (default: never)."`
-	Note    string        `placeholder:"TEXT" help:"What it is for; shown by token list."`
-	Relay   bool          `help:"For a relay; it admits one."`
-	Name    []string      `sep:"none" placeholder:"NAME" help:"What PCs call the relay (default: as it calls itself)."`
+	Expires lifetime `placeholder:"TIME" help:"End it after that time, as 30d or 12h (default: never)."`
+	Note    string   `placeholder:"TEXT" help:"What it is for; shown by token list."`
+	Relay   bool     `help:"For a relay; it admits one."`
+	Name    []string `sep:"none" placeholder:"NAME" help:"What PCs call the relay (default: as it calls itself)."`
 }
 
 func (c *tokenCreateCmd) Run(ctx context.Context, p *program) error {
-	if c.Expires < 0 {
-		return usageError("--expires must not be negative")
-	}
 	if len(c.Note) > manager.MaxNote {
 		return usageError(fmt.Sprintf("--note must not be longer than %d bytes", manager.MaxNote))
 	}
@@ -150,7 +167,7 @@ func (c *tokenCreateCmd) Run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
 		var expires time.Time
 		if c.Expires > 0 {
-			expires = time.Now().Add(c.Expires)
+			expires = time.Now().Add(time.Duration(c.Expires))
 		}
 		var tok manager.MadeToken
 		var err error

@@ -51,7 +51,7 @@ type cli struct {
 
 	Init         initCmd         `cmd:"" group:"run" help:"Make a data folder: keys, CA, database, first token." example:"init --data-dir /var/lib/samehost; init --data-dir /srv/mgr --listen :8740 --name mgr.example"`
 	Serve        serveCmd        `cmd:"" group:"run" help:"Take check-ins until told to end (Ctrl-C, SIGTERM)." example:"serve --config /var/lib/samehost/manager.toml; serve --json"`
-	Token        tokenCmd        `cmd:"" group:"access" help:"Enrolment tokens: create, list, revoke." example:"token create --expires 720h; token list"`
+	Token        tokenCmd        `cmd:"" group:"access" help:"Enrolment tokens: create, list, revoke." example:"token create --expires 30d; token list"`
 	User         userCmd         `cmd:"" group:"access" help:"Administrators of the API: add, list, remove, password." example:"user add sato --password-file sato.txt; user list"`
 	Amtsetup     amtsetupCmd     `cmd:"" group:"amt" help:"AMT management user for relays and clients." example:"amtsetup set --password-file new.txt; amtsetup export amtsetup.json"`
 	Assets       assetsCmd       `cmd:"" group:"pcs" help:"List the assets." example:"assets --not-initialized; assets --json"`
