@@ -32,6 +32,7 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,6 +91,7 @@ type Server struct {
 	o       Options
 	http    *http.Server
 	tls     *tls.Config
+	again   *tls.Config // for who resumes
 	tickets *tickets
 	quiet   *checkin.Quiet
 	most    int
@@ -129,8 +131,10 @@ func NewServer(o Options) *Server {
 	s.tls.MinVersion = tls.VersionTLS13
 	s.tls.NextProtos = []string{"http/1.1"} // HTTP/2 keeps ten times as much for a connection, and nobody here needs it
 	s.tls.GetConfigForClient = s.hello
+	s.again = s.tls.Clone()
+	s.again.CurvePreferences = []tls.CurveID{tls.X25519}
 	s.tickets = newTickets(o.TicketSecret)
-	s.tickets.renew(s.tls, time.Now())
+	s.tickets.renew(time.Now(), s.tls, s.again)
 	s.http = &http.Server{
 		Handler:           o.Handler,
 		ReadHeaderTimeout: headerTimeout,
@@ -200,7 +204,7 @@ func (s *Server) keep() {
 	for {
 		select {
 		case now := <-look.C:
-			s.tickets.renew(s.tls, now)
+			s.tickets.renew(now, s.tls, s.again)
 			n := s.count.opened.Load() + s.count.woken.Load()
 			if n-tidied >= burst && n-before < burst/10 {
 				debug.FreeOSMemory()
@@ -349,7 +353,13 @@ func (s *Server) greet(c *conn) {
 	s.deliver(c)
 }
 
+// preSharedKey is the extension by which a ClientHello offers to resume a session (RFC 8446, 4.2.11).
+const preSharedKey = 41
+
 // hello is called when a ClientHello has come: from here to the first answer it is all computing. It waits for its turn.
+//
+// Who resumes gets by with X25519 alone: the keys follow from the session's secret too, which was agreed on with ML-KEM, so that
+// whoever recorded it all and breaks X25519 one day needs that secret or the tickets' key besides.
 func (s *Server) hello(info *tls.ClientHelloInfo) (*tls.Config, error) {
 	if s.queued.Add(1) > maxQueue {
 		s.queued.Add(-1)
@@ -359,6 +369,9 @@ func (s *Server) hello(info *tls.ClientHelloInfo) (*tls.Config, error) {
 	select {
 	case s.slots <- struct{}{}:
 		info.Conn.(*wire).slot.Store(true)
+		if slices.Contains(info.Extensions, preSharedKey) {
+			return s.again, nil
+		}
 		return nil, nil
 	case <-info.Context().Done():
 		return nil, s.shed(info)

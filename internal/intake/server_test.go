@@ -438,6 +438,9 @@ func TestTickets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if curve := c.ConnectionState().CurveID; curve != tls.X25519MLKEM768 {
+				t.Errorf("a full handshake by %v", curve)
+			}
 			c.get(t, "x") // the ticket comes with the first answer
 			c.Close()
 			return cache
@@ -449,6 +452,9 @@ func TestTickets(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
+			if s := c.ConnectionState(); s.DidResume && s.CurveID != tls.X25519 {
+				t.Errorf("resumed by %v", s.CurveID)
+			}
 			return c.ConnectionState().DidResume
 		}
 		a, b, c := first(), first(), first()

@@ -30,13 +30,15 @@ func newTickets(secret []byte) *tickets {
 }
 
 // renew sets the keys of that day.
-func (t *tickets) renew(c *tls.Config, now time.Time) {
+func (t *tickets) renew(now time.Time, configs ...*tls.Config) {
 	day := now.Unix() / (24 * 3600)
 	if day == t.day {
 		return
 	}
 	t.day = day
-	c.SetSessionTicketKeys([][32]byte{t.key(day), t.key(day + 1), t.key(day - 1)}) // the first one encrypts
+	for _, c := range configs {
+		c.SetSessionTicketKeys([][32]byte{t.key(day), t.key(day + 1), t.key(day - 1)}) // the first one encrypts
+	}
 }
 
 func (t *tickets) key(day int64) (key [32]byte) {
