@@ -122,7 +122,8 @@ func (c *connection) try(ctx context.Context, jws string) (_ answer, began bool,
 			return answer{}, false, f
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	conn := c.conn // which may be another one, or none, when the context ends
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	c.conn.SetDeadline(time.Now().Add(callTimeout))
 	h := c.systems[c.at]

@@ -122,7 +122,7 @@ func TestOnPostgreSQL(t *testing.T) {
 	s := pgtest.Start(t)
 	which, _ := strings.CutPrefix(flag.Lookup("test.run").Value.String(), "TestOnPostgreSQL/")
 	if !strings.HasPrefix(flag.Lookup("test.run").Value.String(), "TestOnPostgreSQL/") {
-		which = "."
+		which = postgresTests
 	}
 	args := []string{"-test.run=" + which, "-test.skip=^TestOnPostgreSQL$", "-test.count=1", "-test.failfast=" + flag.Lookup("test.failfast").Value.String()}
 	if testing.Verbose() {

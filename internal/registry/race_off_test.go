@@ -5,4 +5,6 @@ package registry
 const (
 	modelChecks = "25"
 	manyCopies  = 50
+
+	postgresTests = "."
 )

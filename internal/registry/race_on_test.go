@@ -6,4 +6,7 @@ package registry
 const (
 	modelChecks = "3"
 	manyCopies  = 8
+
+	// On PostgreSQL what several goroutines do at once; test/run has the whole suite there without the race detector.
+	postgresTests = "Batch|Concurrent|Together|Managers|AtOnce|Jobs|Rest|Runs"
 )
