@@ -44,7 +44,8 @@ type lane struct {
 	waiting []*checkInJob
 	led     bool
 
-	last time.Time // when the batch before ended
+	last   time.Time     // when the batch before ended
+	enough chan struct{} // closed when whoever leads need not wait for more; nil: he does not wait
 
 	// Of the latest batches, each with less weight than the one after it.
 	took    time.Duration
@@ -56,20 +57,31 @@ type lane struct {
 const tellingReports = 16
 
 // few is how many reports make a batch of their own: it costs little more than one with a single report.
-const few = 16
+const few = 32
 
 // Gather has check-ins that come one by one, but often, wait so long for others to be made durable with. It is called before
 // the first one comes; 0, which is what holds without it: they wait for nobody.
 func (r *Registry) Gather(d time.Duration) { r.gather = d }
 
-// gather waits for others where they come one by one, but often: a batch costs as much as several reports.
+// gather waits for others where they come one by one, but often: a batch costs as much as several reports. When a few are there it goes.
 func (l *lane) gather(d time.Duration) {
 	l.mu.Lock()
-	often := len(l.waiting) < few && time.Since(l.last) < 4*d
-	l.mu.Unlock()
-	if often {
-		time.Sleep(d)
+	if len(l.waiting) >= few || time.Since(l.last) >= 4*d {
+		l.mu.Unlock()
+		return
 	}
+	enough := make(chan struct{})
+	l.enough = enough
+	l.mu.Unlock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-enough:
+	case <-timer.C:
+	}
+	l.mu.Lock()
+	l.enough = nil
+	l.mu.Unlock()
 }
 
 // wait is how long whoever comes now will have to wait, about. l.mu is held.
@@ -90,6 +102,10 @@ func (l *lane) join(r *Registry, j *checkInJob) error {
 		return &checkin.Busy{After: after + rand.N(after), Reason: "too many reports wait for the database"}
 	}
 	l.waiting = append(l.waiting, j)
+	if l.enough != nil && len(l.waiting) >= few {
+		close(l.enough)
+		l.enough = nil
+	}
 	lead := !l.led
 	l.led = true
 	l.mu.Unlock()
