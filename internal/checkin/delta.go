@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"samehost/internal/hardware"
@@ -93,14 +94,39 @@ func checkDelta(payload []byte, r Report, enrols bool) error {
 	case r.Previous == Digest{} || r.Counter == 1:
 		return errors.New("base: the first report of an epoch is a full one")
 	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(payload, &members); err != nil {
-		return fmt.Errorf("payload: %w", err)
-	}
-	for name := range members {
-		if slices.Contains(left, name) {
+	for name := range members(payload) {
+		if slices.Contains(left, string(name)) {
 			return fmt.Errorf("base: a delta has no %q", name)
 		}
 	}
 	return nil
+}
+
+// members are the names in an object, without those in the objects within. It is one that plainNames has let through.
+func members(object []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		depth, name := 0, false // whether the next string is a name
+		for i := 0; i < len(object); i++ {
+			switch object[i] {
+			case '{', '[':
+				depth++
+				name = depth == 1
+			case '}', ']':
+				depth--
+			case ',':
+				name = depth == 1
+			case '"':
+				start := i + 1
+				for i++; object[i] != '"'; i++ {
+					if object[i] == '\\' {
+						i++
+					}
+				}
+				if name && depth == 1 && !yield(object[start:i]) {
+					return
+				}
+				name = false
+			}
+		}
+	}
 }

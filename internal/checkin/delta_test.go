@@ -142,13 +142,23 @@ func TestDeltaIsStrict(t *testing.T) {
 	if _, err := checkin.Verify(signPayload(t, []byte(`{"mood":1,`+string(payload[1:])))); err != nil {
 		t.Errorf("a member of later versions: %v", err)
 	}
+	for _, harmless := range []string{`"mood":{"facts":{},"names":["facts",{"stores":1}]}`, `"mood":"\",\"facts\":{"`, `"mood":["facts","pending"]`, `"mood" : "facts"`} {
+		if _, err := checkin.Verify(signPayload(t, []byte(`{`+harmless+`,`+string(payload[1:])))); err != nil {
+			t.Errorf("%s: %v", harmless, err)
+		}
+	}
 	for _, member := range []string{
 		`"facts":{}`, `"facts":null`, `"names":{"host":"a"}`, `"addresses":[]`, `"versions":{}`, `"stores":null`, `"origin":""`,
 		`"provisional":false`, `"pending":true`, `"copy_of":"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"`, `"observations":[]`, `"replaced":[]`, `"done":[]`,
 	} {
-		_, err := checkin.Verify(signPayload(t, []byte(`{`+member+`,`+string(payload[1:]))))
-		if err == nil || !strings.Contains(err.Error(), "a delta has no") {
-			t.Errorf("%s: %v", member, err)
+		for _, whole := range []string{
+			`{` + member + `,` + string(payload[1:]),
+			string(payload[:len(payload)-1]) + ` , ` + member + `}`,
+			`{"mood":[{"a":"}]\\"},{}],` + member + `,` + string(payload[1:]),
+		} {
+			if _, err := checkin.Verify(signPayload(t, []byte(whole))); err == nil || !strings.Contains(err.Error(), "a delta has no") {
+				t.Errorf("%s: %v", whole, err)
+			}
 		}
 	}
 	for name, change := range map[string]func(*checkin.Report){

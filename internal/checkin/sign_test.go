@@ -419,6 +419,13 @@ func FuzzPayload(f *testing.F) {
 		if err != nil {
 			return
 		}
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(payload, &members); err != nil {
+			t.Fatal(err)
+		}
+		if _, facts := members["facts"]; facts && v.Report.Base != (checkin.Digest{}) {
+			t.Fatal("a delta with facts")
+		}
 		again := mustSign(t, v.Report, nil)
 		w, err := checkin.Verify(again)
 		if err != nil {

@@ -718,7 +718,7 @@ func sqliteQueue(ctx context.Context, path string, config *river.Config) (queue,
 	if err := f.Close(); err != nil {
 		return queue{}, err
 	}
-	db, err := sql.Open("sqlite", strings.Replace(sqliteDSN(path, "immediate"), "_synchronous=FULL", "_synchronous=NORMAL", 1))
+	db, err := sql.Open("sqlite", strings.Replace(sqliteDSN(path, "immediate", readerCache), "_synchronous=FULL", "_synchronous=NORMAL", 1))
 	if err != nil {
 		return queue{}, err
 	}

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"database/sql/driver"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -86,13 +87,34 @@ func (c *preparedConn) stmt(ctx context.Context, query string) (*preparedStmt, e
 			}
 		}
 	}
-	s, err := c.PrepareContext(ctx, query)
+	s, err := c.PrepareContext(ctx, unnumbered(query))
 	if err != nil {
 		return nil, err
 	}
 	kept := &preparedStmt{Stmt: s}
 	c.kept[query] = kept
 	return kept, nil
+}
+
+// unnumbered is a text whose parameters $1, $2 and so on stand in this order, each once, with ? for each: to SQLite those
+// are names, for which its driver looks anew whenever a statement is used, and a statement may have 240 of them.
+func unnumbered(query string) string {
+	var b strings.Builder
+	rest := query
+	for n := 1; ; n++ {
+		before, after, found := strings.Cut(rest, "$")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		number := strconv.Itoa(n)
+		after, found = strings.CutPrefix(after, number)
+		if !found || after != "" && '0' <= after[0] && after[0] <= '9' {
+			return query
+		}
+		b.WriteByte('?')
+		rest = after
+	}
 }
 
 func (c *preparedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {

@@ -50,6 +50,27 @@ func TestPreparedWithin(t *testing.T) {
 	}))
 }
 
+func TestUnnumbered(t *testing.T) {
+	t.Parallel()
+	for query, want := range map[string]string{
+		"":                                   "",
+		"SELECT 1":                           "SELECT 1",
+		"a = $1":                             "a = ?",
+		"$1, $2,$3":                          "?, ?,?",
+		"$2, $1":                             "$2, $1",
+		"$1 OR $1":                           "$1 OR $1",
+		"$1, $3":                             "$1, $3",
+		"$10":                                "$10",
+		"$1 $2 $12":                          "$1 $2 $12",
+		"json($1, '$.of')":                   "json($1, '$.of')",
+		"$1 $":                               "$1 $",
+		"1$2$3$4$5$6$7$8$9$0":                "1$2$3$4$5$6$7$8$9$0",
+		"$1 $2 $3 $4 $5 $6 $7 $8 $9 $10 $11": "? ? ? ? ? ? ? ? ? ? ?",
+	} {
+		expect(t, query, unnumbered(query), want)
+	}
+}
+
 func TestPreparedBound(t *testing.T) {
 	t.Parallel()
 	m := newSQLite(t)
