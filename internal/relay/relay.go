@@ -23,8 +23,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"samehost/internal/checkin"
@@ -55,7 +57,8 @@ const (
 	minClientPart = 1 << 20
 	maxLate       = 4096 // replies that came too late, kept for their clients
 	maxLateBytes  = 16 << 20
-	clockSlack    = 2 * time.Second // how far two clocks may drift apart before one of them was set
+	sayVerifying  = 10 * time.Second // between lines of the log while what is kept is verified at the start
+	clockSlack    = 2 * time.Second  // how far two clocks may drift apart before one of them was set
 )
 
 // Options are what a Relay is made of.
@@ -193,16 +196,12 @@ func Open(o Options) (*Relay, error) {
 	r := &Relay{o: o, quiet: checkin.NewQuiet(o.Log), spool: s, lines: map[source]*line{}, clients: map[client]int{}, known: known, taking: map[source]int{}, since: o.Wall(),
 		subtree: loadSubtree(o.DataDir, o.HostID, o.Log)}
 	r.ctx, r.stop = context.WithCancel(context.Background())
-	for _, e := range entries {
-		p, err := s.read(e)
-		if err == nil {
-			var v checkin.VerifiedReport
-			if v, err = checkin.Verify(p.report); err == nil {
-				r.enlist(sourceOf(v, p.report.Hops), e)
-			}
-		}
-		if err != nil {
-			r.lost(e, err)
+	sources, errs := r.sources(entries)
+	for i, e := range entries {
+		if errs[i] != nil {
+			r.lost(e, errs[i])
+		} else {
+			r.enlist(sources[i], e)
 		}
 	}
 	if len(entries) > 0 {
@@ -212,6 +211,60 @@ func Open(o Options) (*Relay, error) {
 	r.schedule()
 	r.mu.Unlock()
 	return r, nil
+}
+
+// sources reads and verifies what is kept, and tells whose each report is, or why it cannot be sent.
+func (r *Relay) sources(entries []*kept) ([]source, []error) {
+	sources, errs := make([]source, len(entries)), make([]error, len(entries))
+	var done atomic.Int64
+	began := time.Now()
+	said := time.NewTicker(sayVerifying)
+	defer said.Stop()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		onAllProcessors(len(entries), func(i int) {
+			p, err := r.spool.read(entries[i])
+			if err == nil {
+				var v checkin.VerifiedReport
+				if v, err = checkin.Verify(p.report); err == nil {
+					sources[i] = sourceOf(v, p.report.Hops)
+				}
+			}
+			errs[i] = err
+			done.Add(1)
+		})
+	}()
+	for {
+		select {
+		case <-over:
+			return sources, errs
+		case <-said.C:
+			r.o.Log.Info("reports that are kept from before are being verified; no check-ins are taken until that is done",
+				"verified", done.Load(), "of", len(entries), "seconds", int(time.Since(began).Seconds()))
+		}
+	}
+}
+
+// onAllProcessors calls f with each number below n, some at a time: as many as there are processors. It returns when all have returned.
+func onAllProcessors(n int, f func(i int)) {
+	const atOnce = 64 // neighbours, which are read from one place of the disk
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), (n+atOnce-1)/atOnce) {
+		all.Go(func() {
+			for {
+				from := int(next.Add(atOnce)) - atOnce
+				if from >= n {
+					return
+				}
+				for i := from; i < min(from+atOnce, n); i++ {
+					f(i)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // Close ends sending, and makes the rest durable. What was under way stays in the spool.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -616,4 +617,97 @@ type lineCount struct{ n atomic.Int64 }
 func (l *lineCount) Write(b []byte) (int, error) {
 	l.n.Add(1)
 	return len(b), nil
+}
+
+// What is kept is verified on all processors, each report once, and stands in its order afterwards.
+func TestStartOnAllProcessors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // two must be under way at once, or all wait for ever
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+		const n = 300
+		both := make(chan struct{})
+		var met atomic.Int64
+		calls := make([]atomic.Int64, n)
+		onAllProcessors(n, func(i int) {
+			calls[i].Add(1)
+			if i%64 == 0 && met.Add(1) == 2 {
+				close(both)
+			}
+			<-both
+		})
+		for i := range calls {
+			if got := calls[i].Load(); got != 1 {
+				t.Errorf("number %d was given out %d times", i, got)
+			}
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		dir, up := t.TempDir(), newAbove()
+		up.set(down)
+		r := open(t, dir, up)
+		one, two := newPC(t), newPC(t)
+		must(t, r.SaveClients(false))
+		r.mu.Lock()
+		for _, p := range []*pc{one, two} {
+			v, err := checkin.Verify(p.next())
+			must(t, err)
+			r.known.add(clientOf(v), time.Now())
+		}
+		r.mu.Unlock()
+		want := map[hostid.ID][]checkin.Digest{}
+		for i := range 200 {
+			p := []*pc{one, two}[i%2]
+			s := p.next()
+			if _, err := r.CheckIn(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			want[p.report.HostID] = append(want[p.report.HostID], s.Digest())
+		}
+		must(t, r.Close())
+		up.set(nil)
+		r = open(t, dir, up)
+		time.Sleep(time.Minute)
+		must(t, r.Close())
+		of := map[checkin.Digest]hostid.ID{}
+		for id, digests := range want {
+			for _, d := range digests {
+				of[d] = id
+			}
+		}
+		got := map[hostid.ID][]checkin.Digest{}
+		for _, d := range up.got() {
+			got[of[d]] = append(got[of[d]], d)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("after a restart (-want +got):\n%s", d)
+		}
+	})
+}
+
+// BenchmarkOpen reads a spool of some hundred megabytes.
+func BenchmarkOpen(b *testing.B) {
+	const size = 100 << 20
+	dir, up := b.TempDir(), newAbove()
+	up.set(down)
+	s, _, err := openSpool(spoolDir(dir), 2*size, slog.New(slog.DiscardHandler), fast)
+	must(b, err)
+	pcs := make([]*pc, 200)
+	for i := range pcs {
+		pcs[i] = newPC(b)
+	}
+	reports := 0
+	for used := int64(0); used < size; reports++ {
+		_, err := s.append(spooled{report: pcs[reports%len(pcs)].next(), received: 1})
+		must(b, err)
+		if reports%1000 == 0 {
+			_, used = s.size()
+		}
+	}
+	must(b, s.close())
+	for b.Loop() {
+		r := open(b, dir, up, func(o *Options) { o.Spool = 2 * size })
+		b.StopTimer()
+		must(b, r.Close())
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(reports), "reports")
 }
