@@ -67,6 +67,9 @@ func (i *Initializer) Do(ctx context.Context, w checkin.Work, off <-chan struct{
 	return tell(end, true)
 }
 
+// journalProgram is who writes the journals of work.
+const journalProgram = "samehost-relay"
+
 // maxDetail bounds why a relay cannot do its part, in characters.
 const maxDetail = 1000
 
@@ -101,7 +104,7 @@ func (i *Initializer) run(ctx context.Context, work string, part amtinit.PartWor
 				batch.Add(*t) // the manager may not have it yet
 			}
 		})
-		run := amtinit.JournalRun{Program: "samehost-relay", Targets: len(part.Targets), Mode: "all", Enterprise: o.Enterprise}
+		run := amtinit.JournalRun{Program: journalProgram, Targets: len(part.Targets), Mode: "all", Enterprise: o.Enterprise}
 		var journal *amtinit.Journal
 		switch {
 		case errors.Is(err, amtinit.ErrNoJournal) || errors.Is(err, amtinit.ErrJournalDamaged):

@@ -320,3 +320,81 @@ func TestInitializeIsCalledOff(t *testing.T) {
 		})
 	}
 }
+
+// A journal that the manager has goes after a month, but for the newest of its source; that of work that was called off goes too.
+func TestJournalsThatTheManagerHasGo(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	folder := filepath.Join(dir, amtinit.JournalFolder)
+	up := true
+	j := &Journals{DataDir: dir, HostID: hostid.NewID(), Key: hostid.NewSeed().SigningKey(), Log: slog.New(slog.DiscardHandler),
+		Send: func(context.Context, string) error {
+			if !up {
+				return checkin.ErrUnavailable
+			}
+			return nil
+		}}
+	write := func(source, program string) (path string) {
+		t.Helper()
+		held, err := amtinit.HoldJournals(folder, source)
+		noError(t, err)
+		journal, err := held.Begin(amtinit.JournalRun{Program: program})
+		noError(t, err)
+		journal.Start(func(amtinit.Outcome) {}, func(error) {})
+		journal.Finish(amtinit.Outcome{Target: amtinit.Target{Host: "pc"}})
+		noError(t, errors.Join(journal.Stop(), journal.Close(), held.Close()))
+		files, err := amtinit.ListJournals(folder)
+		noError(t, err)
+		for _, f := range files {
+			if f.Key == amtinit.JournalKey(source) {
+				path = f.Path
+			}
+		}
+		return path
+	}
+	left := func(when string, want ...string) {
+		t.Helper()
+		files, err := amtinit.ListJournals(folder)
+		noError(t, err)
+		got := []string{}
+		for _, f := range files {
+			got = append(got, fmt.Sprint(strings.Split(f.Key, "-")[0], f.N))
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", when, d)
+		}
+	}
+	first := write("alpha", "dcmamtin")
+	write("alpha", "dcmamtin")
+	write("initialize-7-12-1", journalProgram)
+	noError(t, j.Once(t.Context()))
+	up = false
+	write("alpha", "dcmamtin") // the manager does not have the newest
+	if err := j.Once(t.Context()); err == nil {
+		t.Fatal("sent without a way up")
+	}
+	over := time.Now().Add(keepJournal + time.Minute)
+	noError(t, j.tidy(time.Now().Add(keepJournal-time.Minute)))
+	left("before the time", "alpha1", "alpha2", "alpha3", "initialize1")
+	f, err := os.OpenFile(first, os.O_WRONLY|os.O_APPEND, 0)
+	noError(t, err)
+	_, err = f.WriteString("{}\n") // something that the manager has not
+	noError(t, errors.Join(err, f.Close()))
+	held, err := amtinit.HoldJournals(folder, "alpha")
+	noError(t, err)
+	noError(t, j.tidy(over))
+	left("while a run holds them", "alpha1", "alpha2", "alpha3")
+	noError(t, held.Close())
+	noError(t, j.tidy(over))
+	left("with more to hand on", "alpha1", "alpha3")
+	up = true
+	noError(t, j.Once(t.Context()))
+	noError(t, j.tidy(over))
+	left("at last", "alpha3")
+	noError(t, j.Once(t.Context())) // and what went is forgotten
+	b, err := os.ReadFile(filepath.Join(dir, journalsFile))
+	noError(t, err)
+	if n := strings.Count(string(b), ".journal"); n != 1 {
+		t.Errorf("%d journals are remembered, want 1: %s", n, b)
+	}
+}

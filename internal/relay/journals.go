@@ -27,6 +27,10 @@ const (
 	maxJournalsFile = 8 << 20
 	// maxPart bounds the lines of one part in bytes: signed, they are a third longer, and stay below checkin.MaxProgress.
 	maxPart = 150 << 10
+	// keepJournal is how long a journal is kept that the manager has, as the manager keeps its own: a database that was put back from a
+	// backup gets from it what it lacks.
+	keepJournal = 30 * 24 * time.Hour
+	tidyEvery   = time.Hour
 )
 
 // JournalsPrefix begins the name of a relay's stream of journals, where work has its ID; the relay's host ID follows, and what
@@ -71,6 +75,7 @@ func (j *Journals) Follow(ctx context.Context) {
 	again := time.NewTimer(0)
 	defer again.Stop()
 	said := ""
+	var tidied time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -78,6 +83,10 @@ func (j *Journals) Follow(ctx context.Context) {
 		case <-again.C:
 		}
 		err := j.Once(ctx)
+		if err == nil && time.Since(tidied) >= tidyEvery {
+			err = j.tidy(time.Now())
+			tidied = time.Now()
+		}
 		text := ""
 		if err != nil && ctx.Err() == nil {
 			text = err.Error()
@@ -130,6 +139,49 @@ func (j *Journals) Once(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// tidy removes journals that have served: the manager has them to their end, they were not touched for a month, and a newer one of the same
+// source is there, for which --resume and --retry-failed look. Nobody looks for those of work that was called off.
+func (j *Journals) tidy(now time.Time) error {
+	s, err := j.load(filepath.Join(j.DataDir, journalsFile))
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(j.DataDir, amtinit.JournalFolder)
+	files, err := amtinit.ListJournals(dir)
+	if err != nil {
+		return err
+	}
+	var all error
+	for i, f := range files {
+		name := filepath.Base(f.Path)
+		at, known := s.Positions[name]
+		info, err := os.Lstat(f.Path)
+		if err != nil || !known || at.Run == nil || name == s.Name || // a part of it is on its way
+			at.Size != info.Size() || at.Modified != info.ModTime().UnixNano() || now.Sub(info.ModTime()) < keepJournal ||
+			amtinit.JournalKey(at.Run.Source) != f.Key { // whose lock nobody knows
+			continue
+		}
+		if at.Run.Program == journalProgram {
+			err = os.Remove(f.Path)
+		} else {
+			if i+1 == len(files) || files[i+1].Key != f.Key { // the newest of its source
+				continue
+			}
+			var held *amtinit.Journals
+			if held, err = amtinit.HoldJournals(dir, at.Run.Source); errors.Is(err, amtinit.ErrJournalBusy) {
+				continue
+			}
+			if err == nil {
+				err = errors.Join(os.Remove(f.Path), held.Close())
+			}
+		}
+		if err != nil {
+			all = errors.Join(all, fmt.Errorf("journal %s is old, and the manager has it, but it cannot be removed: %w", name, err))
+		}
+	}
+	return all
 }
 
 func (j *Journals) newStream() sentJournals {
