@@ -25,6 +25,7 @@ const (
 	maxSubtree     = 64 << 20 // bytes of the file
 	maxHosts       = 100_000  // beyond it the longest silent tenth is forgotten
 	forgetHost     = 90 * 24 * time.Hour
+	maxEpochs      = 4 // of one host, of which it is known how far they went
 
 	// The file is written so soon after something changed, and so soon after hosts were heard that are as they were; for each
 	// host in it a millisecond later, so that a large one does not keep the disk busy.
@@ -46,6 +47,36 @@ type host struct {
 	Relay   bool        `json:"relay,omitempty"`
 	Way     []hostid.ID `json:"way,omitempty"` // the relays between, its own first
 	Last    int64       `json:"last_ms"`       // when it was heard last, ms since 1970
+
+	Epochs []epochSeen `json:"epochs,omitempty"` // the one heard last at the end
+}
+
+// epochSeen is how far an epoch of a host went: what was said in it before is older than what is known.
+type epochSeen struct {
+	Epoch   checkin.Token `json:"epoch"`
+	Counter uint64        `json:"counter"`
+}
+
+// news reports whether a report was made after all that were heard of its epoch, and takes note of it. Whoever passed reports on can send
+// them again, and the manager answers them as before; each is signed with its place in its epoch. Of an epoch that was never heard here
+// nothing is known: one that ended before this relay knew the host is taken for a new one, until the host's next full report.
+func (h *host) news(r checkin.Report) bool {
+	i := slices.IndexFunc(h.Epochs, func(e epochSeen) bool { return e.Epoch == r.Epoch })
+	if i >= 0 && r.Counter <= h.Epochs[i].Counter {
+		return false
+	}
+	was := h.Epochs
+	h.Epochs = make([]epochSeen, 0, maxEpochs)
+	for j, e := range was {
+		if j != i {
+			h.Epochs = append(h.Epochs, e)
+		}
+	}
+	if over := len(h.Epochs) - (maxEpochs - 1); over > 0 {
+		h.Epochs = h.Epochs[over:]
+	}
+	h.Epochs = append(h.Epochs, epochSeen{r.Epoch, r.Counter})
+	return true
 }
 
 // subtreeText is the file.
@@ -118,7 +149,7 @@ func describe(v checkin.VerifiedReport, hops []checkin.Hop) host {
 	return h
 }
 
-// note takes what a report says: a delta says that all is as it was, and only the way may be another.
+// note takes what a report says that is newer than what is known: a delta says that all is as it was, and only the way may be another.
 func (t *subtree) note(v checkin.VerifiedReport, hops []checkin.Hop, received time.Time) {
 	h := describe(v, hops)
 	t.mu.Lock()
@@ -131,6 +162,10 @@ func (t *subtree) note(v checkin.VerifiedReport, hops []checkin.Hop, received ti
 		way := h.Way
 		h = is
 		h.Way = way
+	}
+	h.Epochs = is.Epochs
+	if !h.news(v.Report) {
+		return
 	}
 	h.Last = max(is.Last, received.UnixMilli())
 	t.heard = true

@@ -166,6 +166,83 @@ func TestSubtreeTakesNoStrangers(t *testing.T) {
 	})
 }
 
+// Who has seen reports of a PC can send them again, by another way too, and the manager answers them as before: what is known of the PC
+// stays, also over a restart of the relay, and whether the way up is there or not.
+func TestSubtreeTakesNoOlderReport(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		dir, up := t.TempDir(), newAbove()
+		r := open(t, dir, up)
+		p := named(t, "PC0001", "192.0.2.10", "")
+		give := func(s checkin.SignedReport, hops ...checkin.Hop) {
+			t.Helper()
+			s.Hops = hops
+			if _, err := r.CheckIn(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stands := func(when, want string) {
+			t.Helper()
+			var got string
+			for _, h := range r.subtree.sorted() {
+				got += fmt.Sprintf("%s %s %d %s;", h.Name, h.Address, len(h.Way), time.UnixMilli(h.Last).UTC().Format("15:04"))
+			}
+			if got != want {
+				t.Errorf("%s: %s, want %s", when, got, want)
+			}
+		}
+		restart := func() {
+			t.Helper()
+			must(t, r.Close())
+			r = open(t, dir, up)
+		}
+		elsewhere := checkin.Hop{Relay: hostid.ID{9}}
+		old := p.next()
+		delta, _ := p.report.Delta(old.Digest())
+		p.report.Counter++ // which is the delta's
+		delta.Counter = p.report.Counter
+		give(old)
+		time.Sleep(time.Hour)
+		p.report.Names.Host, p.report.Addresses = "PC0009", []string{"192.0.2.19"}
+		first := p.next()
+		give(first)
+		stands("at first", "PC0009 192.0.2.19 0 01:00;")
+		time.Sleep(time.Hour)
+		give(old, elsewhere)
+		give(first, elsewhere)
+		s, err := checkin.Sign(delta, p.seed.SigningKey(), nil)
+		must(t, err)
+		give(s, elsewhere)
+		stands("after older ones of its epoch", "PC0009 192.0.2.19 0 01:00;")
+		up.set(down)
+		give(old)
+		up.set(nil)
+		restart()
+		give(old, elsewhere)
+		stands("after a restart", "PC0009 192.0.2.19 0 01:00;")
+
+		// The PC is installed anew: another epoch, which counts from 1 again.
+		p.report.Epoch, p.report.Counter, p.report.Previous, p.report.Names.Host = checkin.NewToken(), 0, checkin.Digest{}, "PC0010"
+		second := p.next()
+		give(second, elsewhere)
+		stands("in another epoch", "PC0010 192.0.2.19 1 02:00;")
+		restart()
+		for _, s := range []checkin.SignedReport{old, first, second} {
+			give(s)
+		}
+		stands("after those of the one before", "PC0010 192.0.2.19 1 02:00;")
+		// Many more epochs push the first ones out, and no more than some are remembered.
+		for range 2 * maxEpochs {
+			p.report.Epoch, p.report.Counter = checkin.NewToken(), 0
+			give(p.next())
+		}
+		if n := len(r.subtree.sorted()[0].Epochs); n != maxEpochs {
+			t.Errorf("%d epochs are remembered", n)
+		}
+		must(t, r.Close())
+	})
+}
+
 // No name twice, one line for one PC, and a remark about whatever is not as it was said.
 func TestSystemConfigurationNamesEachOnce(t *testing.T) {
 	t.Parallel()
@@ -219,7 +296,7 @@ func TestSystemConfigurationNamesEachOnce(t *testing.T) {
 func TestSubtreeIsBounded(t *testing.T) {
 	t.Parallel()
 	tree := loadSubtree(t.TempDir(), relayID, slog.New(slog.DiscardHandler))
-	v := checkin.VerifiedReport{Key: make([]byte, 32)}
+	v := checkin.VerifiedReport{Key: make([]byte, 32), Report: checkin.Report{Counter: 1}}
 	for i := range maxHosts + 1 {
 		v.Report.HostID = hostid.ID{1, byte(i >> 16), byte(i >> 8), byte(i)}
 		tree.note(v, nil, time.UnixMilli(int64(i)))
@@ -246,7 +323,7 @@ func TestSubtreeIsWrittenSeldom(t *testing.T) {
 		return err == nil
 	}
 	v := checkin.VerifiedReport{Key: make([]byte, 32), Report: checkin.Report{HostID: hostid.ID{1}}}
-	heard := func() { tree.note(v, nil, now) }
+	heard := func() { v.Report.Counter++; tree.note(v, nil, now) }
 	renamed := func() { v.Report.Names.Host += "x"; heard() }
 	for i, c := range []struct {
 		after time.Duration
