@@ -131,6 +131,22 @@ func (p *program) ofRuns(err error) error {
 // hintAfter is how long a run may wait for the manager itself before it is said that nobody serves.
 const hintAfter = 10 * time.Second
 
+// A relay that works is heard every minute where it reaches the manager itself, which its questions for work do. One behind another is
+// heard by its check-ins and by what it says of its part.
+const (
+	silentRelay = 3 * time.Minute
+	silentBelow = 20 * time.Minute
+)
+
+// silent reports whether a relay that has begun with its part was not heard of for so long that one may ask what became of it.
+func silent(r registry.RunRoute, now time.Time) bool {
+	after := silentRelay
+	if strings.Count(r.Route, `\`) > 1 {
+		after = silentBelow
+	}
+	return r.State == "running" && r.Relay != "" && r.Heard != nil && now.Sub(*r.Heard) > after
+}
+
 // watchRun shows how far a run is until it has ended, and then what became of it.
 func (p *program) watchRun(ctx context.Context, reg *registry.Registry, run manager.Run, progress string, l registry.Language) error {
 	if err := p.stdout.Flush(); err != nil {
@@ -210,6 +226,12 @@ func (p *program) printRun(run manager.Run, l registry.Language) error {
 		t.add(r.Route, state, fmt.Sprintf("%d/%d", r.Done, r.Targets), fmt.Sprint(r.Failed))
 	}
 	p.table(t)
+	for _, r := range run.Routes {
+		if silent(r, time.Now()) {
+			p.paragraph("", fmt.Sprintf(textRelaySilent.In(lang), r.Route, when(*r.Heard)))
+			p.paragraph("  ", fmt.Sprintf(textRelaySilentDo.In(lang), r.Relay))
+		}
+	}
 	var rows []terminal.Row
 	for _, r := range run.Table {
 		rows = append(rows, terminal.Row{Count: r.Count, ID: shown(strings.TrimSpace(r.MessageID)), Cause: shown(r.Cause), Remedy: shown(r.Remedy), Hosts: r.Hosts})
@@ -408,6 +430,12 @@ var (
 	textRelayWaits = amtinit.Text{
 		EN: "the relay system of %s has not begun with its part, which has waited since %s; it begins when it can be reached again",
 		JA: "%sの中継システムが受け持ち分を開始していません(%sから待機中)。接続が回復すると開始します"}
+	textRelaySilent = amtinit.Text{
+		EN: "Nothing was heard of the relay system of %s since %s. It goes on with what it has begun; its results come when it can be reached again.",
+		JA: "%sの中継システムからは、%sから連絡がありません。開始した処理は続いており、結果は接続が回復すると届きます。"}
+	textRelaySilentDo = amtinit.Text{
+		EN: "If it does not come back: samehost-manager retire %s; the rest of its PCs is done without it then",
+		JA: "復旧しない場合: samehost-manager retire %s (残りのPCは、この中継システムを使わずに処理します)"}
 	textGoesOn = amtinit.Text{
 		EN: "run %d goes on; how far it is: samehost-manager initializations show %d --follow; to call it off: samehost-manager initializations cancel %d",
 		JA: "実行%dは続いています。進捗の確認: samehost-manager initializations show %d --follow、取り消し: samehost-manager initializations cancel %d"}

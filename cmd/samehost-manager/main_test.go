@@ -34,6 +34,7 @@ import (
 	"samehost/internal/hardware"
 	"samehost/internal/hostid"
 	"samehost/internal/manager"
+	"samehost/internal/registry"
 )
 
 func TestMain(m *testing.M) {
@@ -565,5 +566,51 @@ func TestInitKeepsSecrets(t *testing.T) {
 	must(t, err)
 	if other.Manager != tok.Manager {
 		t.Errorf("tokens of one manager name %s and %s", other.Manager, tok.Manager)
+	}
+}
+
+// A relay that has begun and is not heard of any more is told with since when, in 80 columns.
+func TestSilentRelay(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ago := func(d time.Duration) *time.Time { at := now.Add(-d); return &at }
+	route := func(name, state string, heard *time.Time) registry.RunRoute {
+		return registry.RunRoute{Route: name, Relay: "0123456789abcdef0123456789abcdef", State: state, Heard: heard}
+	}
+	long := `\` + strings.Repeat("osaka", 12) + `\second`
+	run := manager.Run{RunState: registry.RunState{ID: 3, Source: "pcs.NDD", By: "alice", Started: now, Routes: []registry.RunRoute{
+		{Route: `\`, State: "running"},
+		route(`\tokyo`, "running", ago(4*time.Minute)), route(`\kyoto`, "running", ago(2*time.Minute)), route(`\kobe`, "ended", ago(time.Hour)),
+		route(`\nara`, "waiting", ago(time.Hour)), route(`\nagoya\first`, "running", ago(19*time.Minute)), route(long, "running", ago(21*time.Minute)),
+		route(`\new`, "running", nil),
+	}}}
+	for lang, want := range map[registry.Language]string{registry.English: "Nothing was heard of the relay system of ", registry.Japanese: "の中継システムからは、"} {
+		var out bytes.Buffer
+		p := &program{stdout: bufio.NewWriter(&out)}
+		if err := errors.Join(p.printRun(run, lang), p.stdout.Flush()); err != nil {
+			t.Fatal(err)
+		}
+		text := out.String()
+		for line := range strings.Lines(text) {
+			if n := columns(strings.TrimRight(line, "\n")); n > 80 {
+				t.Errorf("%d columns: %s", n, line)
+			}
+		}
+		flat := strings.ReplaceAll(strings.ReplaceAll(text, "\n", ""), " ", "")
+		for name, told := range map[string]bool{`\tokyo`: true, `\kyoto`: false, `\kobe`: false, `\nara`: false, `\nagoya\first`: false, long: true, `\new`: false} {
+			sentence := strings.ReplaceAll(name+want, " ", "")
+			if lang == registry.English {
+				sentence = strings.ReplaceAll(want+name+" since", " ", "")
+			}
+			if strings.Contains(flat, sentence) != told {
+				t.Errorf("%s: told of %s: %v in\n%s", lang, name, !told, text)
+			}
+		}
+		if n := strings.Count(flat, "retire0123456789abcdef0123456789abcdef"); n != 2 {
+			t.Errorf("%s: what to do is told %d times in\n%s", lang, n, text)
+		}
+		if !strings.Contains(flat, strings.ReplaceAll(when(now.Add(-4*time.Minute)), " ", "")) {
+			t.Errorf("%s: since when is missing in\n%s", lang, text)
+		}
 	}
 }

@@ -526,6 +526,7 @@ type RunRoute struct {
 	Waiting *time.Time `json:"waiting"`  // since when; null: not
 	Begun   *time.Time `json:"begun"`    // null: not yet
 	Ended   *time.Time `json:"ended_at"` // null: not yet
+	Heard   *time.Time `json:"heard"`    // when the relay was heard last: a check-in, a question for work, or progress of its part; null: never, or the manager itself
 	RunCounts
 }
 
@@ -628,10 +629,11 @@ func (r *Registry) routesOf(ctx context.Context, s *RunState) error {
 		RunRoute
 	}
 	parts, err := scanAll(ctx, r.readers, func(scan func(...any) error) (p part, err error) {
-		var waiting, begun, ended sql.NullInt64
-		if err := scan(&p.id, &p.Relay, &p.Route, &waiting, &begun, &ended); err != nil {
+		var waiting, begun, ended, contact, checkedIn, progress sql.NullInt64
+		if err := scan(&p.id, &p.Relay, &p.Route, &waiting, &begun, &ended, &contact, &checkedIn, &progress); err != nil {
 			return p, err
 		}
+		p.Heard = orNil(sql.NullInt64{Int64: max(contact.Int64, checkedIn.Int64, progress.Int64), Valid: contact.Valid || checkedIn.Valid || progress.Valid})
 		p.Begun, p.Ended, p.Reasons = orNil(begun), orNil(ended), map[string]int{}
 		switch {
 		case p.Ended != nil:
@@ -642,7 +644,10 @@ func (r *Registry) routesOf(ctx context.Context, s *RunState) error {
 			p.State, p.Waiting = "waiting", orNil(waiting)
 		}
 		return p, err
-	}, `SELECT id, relay, route, waiting, begun, ended FROM run_parts WHERE run_id = $1 ORDER BY route, id`, s.ID)
+	}, `SELECT p.id, p.relay, p.route, p.waiting, p.begun, p.ended, l.heard, h.last_checkin,
+			(SELECT g.received FROM progress g WHERE g.work_id = p.work ORDER BY g.sequence DESC LIMIT 1)
+		FROM run_parts p LEFT JOIN relays l ON l.host_id = p.relay LEFT JOIN hosts_now h ON h.host_id = p.relay
+		WHERE p.run_id = $1 ORDER BY p.route, p.id`, s.ID)
 	if err != nil {
 		return err
 	}

@@ -442,6 +442,23 @@ func TestRoutesOfARun(t *testing.T) {
 	say(o[0], other, 1, false)
 	l = again(l)
 	expect(t, "begun", l.Begun, true)
+	heard := func(relay *pc) (at string) { // since the first report of all
+		for _, route := range m.runState(first).Routes {
+			if route.Relay == relay.report.HostID.String() && route.Heard != nil {
+				at = route.State + route.Heard.Sub(m.clock()).String()
+			}
+		}
+		return at
+	}
+	m.pass(time.Hour)
+	expect(t, "heard by what it said of its part", heard(lower), "running-1h0m0s")
+	m.pass(time.Minute)
+	lower.reporting(upper) // a second passes
+	m.pass(time.Minute)
+	expect(t, "heard by its check-in", heard(lower), "running-1m0s")
+	must(t, m.RelayHeard(ctx, lower.report.HostID))
+	m.pass(time.Second)
+	expect(t, "heard by its contact", heard(lower), "running-1s")
 	far.via(other)
 	n, err = m.Reroute(ctx, l)
 	must(t, err)
