@@ -74,7 +74,7 @@ func (r *Registry) ComeThrough(ctx context.Context, relay hostid.ID, ids []hosti
 }
 
 // CreateRelayToken makes an enrolment token that admits one relay. names are the DNS names and IP addresses that its
-// certificate may be for; without any, those by which it calls itself in its reports. The rest is as in CreateToken.
+// certificate may be for; without any, those by which it calls itself in its reports and that are no other relay's. The rest is as in CreateToken.
 func (r *Registry) CreateRelayToken(ctx context.Context, names []string, expires time.Time, note, who string) (checkin.EnrolmentToken, error) {
 	return r.createToken(ctx, expires, note, who, true, names)
 }
@@ -166,29 +166,110 @@ func (t *transaction) admitRelay(v checkin.VerifiedCertificateRequest) (names []
 		if err != nil {
 			return nil, err
 		}
-		names = slices.DeleteFunc(names, func(n string) bool { return n == "" || others[plainName(n)] })
+		var withheld []string
+		names = slices.DeleteFunc(names, func(n string) bool {
+			whose, is := others[plainName(n)]
+			if is && n != "" {
+				withheld = append(withheld, n+" ("+whose+")")
+			}
+			return is || n == ""
+		})
+		if len(names) == 0 && len(withheld) > 0 {
+			return nil, &checkin.Refusal{Code: checkin.NotRelay, Detail: "all by which host ID " + v.HostID.String() + " calls itself is another relay's: " + strings.Join(withheld, ", ") +
+				"; retire that one where this takes its place, or name what clients call this relay with samehost-manager token create --relay --name"}
+		}
 	}
 	return names, nil
 }
 
-// namesOfOthers are what administrators called other relays that are in force: whoever calls himself so is not believed.
-func (t *transaction) namesOfOthers(id hostid.ID) (map[string]bool, error) {
-	lists, err := collect(t, scanText, `SELECT r.names FROM relays r JOIN hosts h ON h.host_id = r.host_id WHERE r.host_id <> $1 AND `+relayInForce, id.String())
+// namesOfOthers are names that another relay has, and whose they are; who merely calls himself so is not believed. It has one if an
+// administrator called it so, also by a token that waits for its relay, or if it was certified for it and that certificate is valid yet. Of
+// two that call themselves alike the first one has the name, and keeps it.
+func (t *transaction) namesOfOthers(id hostid.ID) (map[string]string, error) {
+	type named struct{ whose, list string }
+	scan := func(scan func(...any) error) (n named, err error) { return n, scan(&n.whose, &n.list) }
+	tokens, err := collect(t, scan, `SELECT id, relay_names FROM tokens k WHERE relay AND revoked IS NULL AND (expires IS NULL OR expires > $1)
+		AND NOT EXISTS (SELECT 1 FROM relays r WHERE r.token_id = k.id)`, millis(t.now))
 	if err != nil {
 		return nil, err
 	}
-	all := make(map[string]bool)
-	for _, list := range lists {
+	relays, err := collect(t, scan, `SELECT r.host_id, r.names FROM relays r JOIN hosts h ON h.host_id = r.host_id WHERE `+relayInForce+` ORDER BY r.host_id`)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]string)
+	add := func(whose, list string) error {
 		var names []string
-		if err := json.Unmarshal([]byte(list), &names); err != nil {
+		err := json.Unmarshal([]byte(list), &names)
+		for _, n := range names {
+			all[plainName(n)] = whose
+		}
+		return err
+	}
+	certified := func(relay string, add func(name string)) error {
+		events, err := collect(t, scanText, certifiedSince, relay, millis(t.now.Add(-certificateAge)))
+		for _, e := range events {
+			var c struct {
+				Names []string  `json:"names"`
+				Until time.Time `json:"until"`
+			}
+			if wrong := json.Unmarshal([]byte(e), &c); wrong != nil {
+				return wrong
+			}
+			if c.Until.After(t.now) {
+				for _, n := range c.Names {
+					add(plainName(n))
+				}
+			}
+		}
+		return err
+	}
+	for _, r := range relays {
+		if r.whose != id.String() {
+			if err := certified(r.whose, func(n string) { all[n] = "relay " + r.whose }); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := certified(id.String(), func(n string) { delete(all, n) }); err != nil { // both had it before
+		return nil, err
+	}
+	for _, k := range tokens {
+		if err := add("token "+k.whose, k.list); err != nil {
 			return nil, err
 		}
-		for _, n := range names {
-			all[plainName(n)] = true
+	}
+	for _, r := range relays {
+		if r.whose != id.String() {
+			if err := add("relay "+r.whose, r.list); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return all, nil
 }
+
+// stillFree fails with a checkin.Busy where another relay was certified for one of those names since this one was admitted, unless it has
+// them by its token.
+func (t *transaction) stillFree(id hostid.ID, names []string) error {
+	list := ""
+	if _, err := t.get(`SELECT names FROM relays WHERE host_id = $1`, []any{id.String()}, []any{&list}); err != nil || list != "[]" {
+		return err
+	}
+	others, err := t.namesOfOthers(id)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if whose, is := others[plainName(n)]; is {
+			return &checkin.Busy{After: time.Second, Reason: n + " has become another's at this moment (" + whose + ")"}
+		}
+	}
+	return nil
+}
+
+// certificateAge is beyond the age of any certificate that is valid.
+const certificateAge = 60 * 24 * time.Hour
 
 // plainName is a DNS name or an address in the one spelling by which those are compared.
 func plainName(n string) string {
@@ -251,7 +332,7 @@ func (t *transaction) showRelayToken(v checkin.VerifiedCertificateRequest) error
 }
 
 // CertifyRelay notes which certificate a relay was given, and signs the answer to its request. ca is the authority that
-// issued it. It fails with a checkin.Busy where the relay was given too many, or one for this very request.
+// issued it. It fails with a checkin.Busy where the relay was given too many, or one for this very request, or another relay one for such a name.
 func (r *Registry) CertifyRelay(ctx context.Context, id hostid.ID, request string, certificate, ca *x509.Certificate) (string, error) {
 	names := slices.Clone(certificate.DNSNames)
 	for _, ip := range certificate.IPAddresses {
@@ -274,6 +355,9 @@ func (r *Registry) CertifyRelay(ctx context.Context, id hostid.ID, request strin
 			return answeredBefore(id)
 		case len(given) >= maxCertificates:
 			return &checkin.Busy{After: time.Hour, Reason: fmt.Sprintf("%d certificates were issued to the relay %s within 24 hours", len(given), id)}
+		}
+		if err := t.stillFree(id, names); err != nil {
+			return err
 		}
 		if _, err := t.exec(`UPDATE relays SET expires = $1 WHERE host_id = $2`, millis(certificate.NotAfter), id.String()); err != nil {
 			return err

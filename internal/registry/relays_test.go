@@ -378,6 +378,89 @@ func TestRelayCallsItselfAsAnother(t *testing.T) {
 	}
 }
 
+// Of relays whose tokens have no names the first one that was certified for a name keeps it; and a name that a token is made for waits for
+// the relay that shows it.
+func TestRelayTakesTheNameOfAnother(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	of := make(map[*pc]*checkin.EnrolmentToken)
+	relay := func(name, address string, names ...string) *pc {
+		t.Helper()
+		p := newPC(m, name)
+		p.report.Addresses = []string{address}
+		p.checkIn()
+		token, err := m.CreateRelayToken(ctx, names, time.Time{}, "", "")
+		must(t, err)
+		of[p] = &token
+		return p
+	}
+	requests := 0
+	certify := func(p *pc, names ...string) {
+		t.Helper()
+		requests++
+		certificate := &x509.Certificate{Raw: []byte{1}, DNSNames: names, NotAfter: m.now.Add(30 * 24 * time.Hour)}
+		_, err := m.CertifyRelay(ctx, p.report.HostID, fmt.Sprint("request ", requests), certificate, certificate)
+		must(t, err)
+	}
+	allowed := func(when string, p *pc, want ...string) {
+		t.Helper()
+		got, err := m.AdmitRelay(ctx, p.asks(of[p]))
+		must(t, err)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", when, d)
+		}
+	}
+	first, bad := relay("relay1", "192.0.2.9"), relay("bad", "192.0.2.66")
+	allowed("the first one", first, "relay1", "192.0.2.9")
+	certify(first, "relay1", "192.0.2.9")
+	allowed("another one", bad, "bad", "192.0.2.66")
+	certify(bad, "bad", "192.0.2.66")
+
+	bad.report.Names = checkin.Names{Host: "RELAY1.", FQDN: "relay9.example"}
+	bad.report.Addresses = []string{"::ffff:192.0.2.9", "192.0.2.67"}
+	bad.checkIn()
+	later, err := m.CreateRelayToken(ctx, []string{"relay9.example"}, time.Time{}, "", "")
+	must(t, err)
+	allowed("with another's names", bad, "192.0.2.67")
+	must(t, m.RevokeToken(ctx, later.ID, ""))
+	allowed("with a name of a token that was revoked", bad, "relay9.example", "192.0.2.67")
+	bad.report.Names, bad.report.Addresses = checkin.Names{Host: "relay1"}, []string{"192.0.2.9"}
+	bad.checkIn()
+	_, err = m.AdmitRelay(ctx, bad.asks(of[bad]))
+	if refusal(err) != checkin.NotRelay || !strings.Contains(err.Error(), "relay1 (relay "+first.report.HostID.String()+")") {
+		t.Errorf("with nothing but another's names: %v", err)
+	}
+	first.checkIn()
+	allowed("whose names they are", first, "relay1", "192.0.2.9")
+
+	// Two that had a name before both keep it.
+	certificate := &x509.Certificate{Raw: []byte{1}, DNSNames: []string{"relay1"}, NotAfter: m.now.Add(time.Hour)}
+	_, err = m.CertifyRelay(ctx, bad.report.HostID, "at the same moment", certificate, certificate)
+	if busy := (*checkin.Busy)(nil); !errors.As(err, &busy) {
+		t.Errorf("certified for what another one was certified for since: %v", err)
+	}
+	must(t, m.write(ctx, func(t *transaction) error {
+		return t.record(bad.report.HostID, "relay-certified", map[string]any{"names": []string{"relay1", "192.0.2.9"}, "until": t.now.Add(30 * 24 * time.Hour)})
+	}))
+	allowed("the first of two", first, "relay1", "192.0.2.9")
+	allowed("the second of two", bad, "relay1", "192.0.2.9")
+	// Names of what is no relay any more, and of certificates that are over, are free.
+	third := relay("relay1", "192.0.2.99")
+	allowed("while the others are there", third, "192.0.2.99")
+	_, err = m.Retire(ctx, first.report.HostID, alice)
+	must(t, err)
+	allowed("while one is there", third, "192.0.2.99")
+	m.pass(31 * 24 * time.Hour)
+	third.checkIn()
+	allowed("after the last certificate", third, "relay1", "192.0.2.99")
+	// An administrator's word stands above all.
+	certify(third, "relay1")
+	fourth := relay("relay4", "192.0.2.9", "relay1")
+	allowed("by its token", fourth, "relay1")
+	allowed("what a token gave to another", third, "192.0.2.99")
+}
+
 // A request for a certificate can be sent again by whoever passed it on. It makes no events without end: a host whose history is
 // full has its check-ins turned away.
 func TestCertificatesOfADay(t *testing.T) {
