@@ -449,6 +449,7 @@ var runErrors = []struct {
 	{registry.ErrNoTargets, http.StatusUnprocessableEntity},
 	{registry.ErrTooManyTargets, http.StatusUnprocessableEntity},
 	{registry.ErrAmbiguousName, http.StatusUnprocessableEntity},
+	{registry.ErrLongKey, http.StatusUnprocessableEntity},
 	{registry.ErrOtherRequest, http.StatusUnprocessableEntity},
 	{registry.ErrRunEnded, http.StatusConflict},
 }
@@ -482,7 +483,7 @@ func (a *api) registerRuns(h huma.API) {
 
 func (a *api) startRun(ctx context.Context, in *struct {
 	InLanguage
-	Key  string `header:"Idempotency-Key" maxLength:"128" doc:"The same request again under this key is the same run."`
+	Key  string `header:"Idempotency-Key" maxLength:"128" doc:"The same request again under this key is the same run. At most 128 bytes."`
 	Body NewRun
 }) (StartedRun, error) {
 	return StartRun(ctx, a.reg, in.Body, in.Key, who(ctx), in.language())

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,26 @@ func (s *server) until(id int64) Run {
 		}
 	}
 	return run
+}
+
+// The bound of an idempotency key is one number: of the API and its description, of the database, and of docs/protocol/runs.md.
+func TestIdempotencyKeyBound(t *testing.T) {
+	t.Parallel()
+	s := serving(t)
+	doc, err := os.ReadFile("../../docs/protocol/runs.md")
+	must(t, err)
+	if !strings.Contains(string(doc), fmt.Sprintf("`Idempotency-Key` (%d bytes)", registry.MaxKey)) {
+		t.Errorf("runs.md does not say that an idempotency key has %d bytes at most", registry.MaxKey)
+	}
+	for key, says := range map[string]string{
+		strings.Repeat("k", registry.MaxKey):     "no PC is to be initialized",
+		strings.Repeat("k", registry.MaxKey+1):   fmt.Sprintf(`expected length \u003c= %d`, registry.MaxKey),
+		strings.Repeat("é", registry.MaxKey/2+1): fmt.Sprintf("the idempotency key is longer than %d bytes", registry.MaxKey),
+	} {
+		if a := s.request(Administrator, s.admin, http.MethodPost, runsPath, `{"not_initialized": true}`, "Idempotency-Key", key); a.status != 422 || !strings.Contains(string(a.body), says) {
+			t.Errorf("a key of %d bytes: %d %s; want %q", len(key), a.status, a.body, says)
+		}
+	}
 }
 
 func TestRunFromTheManager(t *testing.T) {

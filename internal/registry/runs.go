@@ -21,8 +21,8 @@ import (
 const (
 	// MaxRunTargets bounds the PCs of one run.
 	MaxRunTargets = 100_000
-	// maxKey bounds an idempotency key, in bytes.
-	maxKey = 200
+	// MaxKey bounds an idempotency key, in bytes. docs/protocol/runs.md says the same number.
+	MaxKey = 128
 	// keepRuns is how many runs that ended are kept with the results of every PC.
 	keepRuns = 200
 	// maxMoves is how often one PC of a run goes from one route to another: PCs do move, but not without end.
@@ -43,6 +43,8 @@ const (
 const OutcomeUnderWay = "under-way"
 
 var (
+	// ErrLongKey says that an idempotency key is longer than MaxKey.
+	ErrLongKey = fmt.Errorf("the idempotency key is longer than %d bytes", MaxKey)
 	// ErrOtherRequest says that an idempotency key was used for something else.
 	ErrOtherRequest = errors.New("this idempotency key was used for another request")
 	// ErrNoTargets says that nothing is left to do for a run.
@@ -92,10 +94,10 @@ type runCandidate struct {
 }
 
 // NewRun begins a run. again says that a request with the same key has begun it before. remarks are sentences about what was
-// taken otherwise than asked for. It fails with ErrNoTargets, ErrTooManyTargets, ErrUnknown, ErrAmbiguousName or ErrOtherRequest.
+// taken otherwise than asked for. It fails with ErrNoTargets, ErrTooManyTargets, ErrUnknown, ErrAmbiguousName, ErrLongKey or ErrOtherRequest.
 func (r *Registry) NewRun(ctx context.Context, q RunRequest) (id int64, again bool, remarks []Text, err error) {
-	if len(q.Key) > maxKey {
-		return 0, false, nil, fmt.Errorf("the idempotency key is longer than %d bytes", maxKey)
+	if len(q.Key) > MaxKey {
+		return 0, false, nil, ErrLongKey
 	}
 	key := sql.NullString{String: q.By + " " + q.Key, Valid: q.Key != ""}
 	known := func(q2 queryer) (int64, error) {
