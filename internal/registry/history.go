@@ -45,13 +45,13 @@ var sentences = map[string]struct{ en, ja string }{
 		"Host ID {host_id} was recognised after a new beginning ({epoch_by}): its report is signed with the bound key and does not come from another board, so it is the same asset.",
 		"ホスト識別子 {host_id} を新しい開始 ({epoch_by}) の後に認識しました。報告は結び付けられた鍵で署名され、別の基板からではないため、同じ資産です。"},
 	"reinstalled-waits": {
-		"Host ID {host_id} began anew ({epoch_by}) with the bound key, not on another board: the same asset, pending until its former installation, heard {silent_s} seconds before, has been silent for three intervals.",
+		"Host ID {host_id} began anew ({epoch_by}) with the bound key, not on another board: the same asset, pending until its former installation, heard {silent_s} second{silent_s:s} before, has been silent for three intervals.",
 		"ホスト識別子 {host_id} が結び付けられた鍵で新しく開始しました ({epoch_by})。別の基板ではなく、同じ資産です。以前の環境からの報告が {silent_s} 秒前にあったため、3 間隔のあいだ途絶えるまで保留とします。"},
 	"waits": {
-		"Another line of reports of this asset, from host ID {host_id}, waits until the present one, heard {silent_s} seconds before, has been silent for three intervals.",
+		"Another line of reports of this asset, from host ID {host_id}, waits until the present one, heard {silent_s} second{silent_s:s} before, has been silent for three intervals.",
 		"この資産の別の報告系列 (ホスト識別子 {host_id}) は、{silent_s} 秒前に報告のあった現在の系列が 3 間隔のあいだ途絶えるまで待機します。"},
 	"keeps": {
-		"The reports of host ID {host_id} (epoch {epoch}) now stand for the asset, since the former line has been silent for {silent_s} seconds.",
+		"The reports of host ID {host_id} (epoch {epoch}) now stand for the asset, since the former line has been silent for {silent_s} second{silent_s:s}.",
 		"以前の報告系列が {silent_s} 秒間途絶えたため、ホスト識別子 {host_id} (エポック {epoch}) の報告が資産を代表します。"},
 	"epoch-elsewhere": {
 		"Host ID {host_id} began anew ({epoch_by}) with the bound key, but on another board: nothing of the asset was changed.",
@@ -123,16 +123,16 @@ var sentences = map[string]struct{ en, ja string }{
 		"{who} changed the password of the administrator {name}.",
 		"{who} が管理者 {name} のパスワードを変更しました。"},
 	"run-started": {
-		"{who} started run {run} ({source}): initialize the memory of {targets} PCs.",
+		"{who} started run {run} ({source}): initialize the memory of {targets} PC{targets:s}.",
 		"{who} が実行 {run} ({source}) を開始しました。{targets} 台の PC のメモリを初期設定します。"},
 	"dry-run-started": {
-		"{who} started run {run} ({source}): see whether the memory of {targets} PCs can be initialized, and change nothing.",
+		"{who} started run {run} ({source}): see whether the memory of {targets} PC{targets:s} can be initialized, and change nothing.",
 		"{who} が実行 {run} ({source}) を開始しました。{targets} 台の PC のメモリを初期設定できるかどうかを確認するだけで、変更はしません。"},
 	"run-cancelled": {
 		"{who} called off run {run}: PCs that it has not begun with are left as they are.",
 		"{who} が実行 {run} を取り消しました。開始していない PC には何もしません。"},
 	"sysconfig-imported": {
-		"{user} imported the system configuration information file {file}: {added} hosts are new, {changed} changed, {unchanged} were known.",
+		"{user} imported the system configuration information file {file}: new hosts: {added}, changed: {changed}, known: {unchanged}.",
 		"{user} がシステム構成情報ファイル {file} を取り込みました。追加 {added} 台、変更 {changed} 台、変更なし {unchanged} 台です。"},
 	"conflict-other-key": {
 		"{name} reports under host ID {host_id}, but with another key than the ID is bound to; its reports are kept apart from the asset.",
@@ -318,7 +318,7 @@ var sentences = map[string]struct{ en, ja string }{
 		"Asset {name} was archived ({trigger}): it has not been heard since {since}.",
 		"資産 {name} を保管庫に移しました ({trigger})。最後の報告は {since} です。"},
 	"archive-held": {
-		"Nothing was archived: {assets} of {of} assets would be at once, which have been silent for {days} days. See whether a network is cut off; samehost-manager archive does it all the same.",
+		"Nothing was archived: {assets} of {of} assets would be at once, which have been silent for {days} day{days:s}. See whether a network is cut off; samehost-manager archive does it all the same.",
 		"保管庫への移動を見合わせました。{days} 日間報告のない資産が {of} 台中 {assets} 台あります。ネットワークの障害がないか確認してください。移動する場合は samehost-manager archive を実行してください。"},
 	"unarchived": {
 		"{who} took asset {name} out of the archive ({trigger}).",
@@ -379,6 +379,13 @@ func sentence(kind string, host hostid.ID, evidence json.RawMessage, l Language)
 			return b.String()
 		}
 		name, after, _ := strings.Cut(rest, "}")
+		if name, plural := strings.CutSuffix(name, ":s"); plural {
+			if fmt.Sprint(fields[name]) != "1" {
+				b.WriteByte('s')
+			}
+			text = after
+			continue
+		}
 		v, ok := fields[name]
 		if languages, is := v.(map[string]any); is { // a Text
 			v, ok = languages[string(l)]

@@ -99,12 +99,15 @@ func (r *Registry) AddPlaceholder(ctx context.Context, kind, pattern, who string
 	}
 	one, err := hardware.ParsePlaceholders(strings.NewReader(kind + " " + pattern))
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrPlaceholder, err)
+		return fmt.Errorf("%w: %s", ErrPlaceholder, strings.TrimPrefix(err.Error(), "line 1: ")) // it is the only one
 	}
 	if len(one) != 1 {
 		return fmt.Errorf("%w: write the kind, uuid, serial or mac, and the value", ErrPlaceholder)
 	}
 	kind, pattern, _ = strings.Cut(strings.TrimSpace(one.String()), " ")
+	if example, hex := map[string]string{"uuid": "03000200-0400-0500-0006-000700080009", "mac": "00-E0-4C-68-00-01"}[kind]; hex && strings.Trim(pattern, "0123456789ABCDEF-*") != "" {
+		return fmt.Errorf("%w: no %s is like that; write one as %s, with * for any characters", ErrPlaceholder, kind, example)
+	}
 	return r.decide(ctx, func(t *transaction) error {
 		n, err := t.exec(`INSERT INTO placeholders (kind, pattern, added, who) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
 			kind, pattern, millis(t.now), who)

@@ -243,7 +243,7 @@ func TestPartsAndTheirHolders(t *testing.T) {
 			told = append(told, e.Sentence(English))
 		}
 	}
-	expect(t, "history", told, []string{"alice started run 1 (list): initialize the memory of 3 PCs.", "alice started run 2 (list): see whether the memory of 1 PCs can be initialized, and change nothing."})
+	expect(t, "history", told, []string{"alice started run 1 (list): initialize the memory of 3 PCs.", "alice started run 2 (list): see whether the memory of 1 PC can be initialized, and change nothing."})
 }
 
 // A job is done by one of those that work, and is done again, by whoever is there, when one is gone.

@@ -105,7 +105,7 @@ func TestImport(t *testing.T) {
 	must(t, err)
 	last := events[len(events)-1]
 	if d := cmp.Diff([]string{
-		"root imported the system configuration information file /tmp/NETM.NDD: 1 hosts are new, 1 changed, 1 were known.",
+		"root imported the system configuration information file /tmp/NETM.NDD: new hosts: 1, changed: 1, known: 1.",
 		"root がシステム構成情報ファイル /tmp/NETM.NDD を取り込みました。追加 1 台、変更 1 台、変更なし 1 台です。",
 	}, []string{last.Sentence(English), last.Sentence(Japanese)}); d != "" || len(events) != 3 || !last.HostID.IsZero() {
 		t.Errorf("%d events, of host %v\n%s", len(events), last.HostID, d)
