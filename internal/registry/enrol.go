@@ -137,7 +137,7 @@ func (t *transaction) useToken(v checkin.VerifiedReport, unknown bool) error {
 	}
 	if why != "" {
 		return &checkin.Refusal{Code: checkin.BadToken,
-			Detail: "the enrolment token " + v.Enrol.TokenID + " " + why + "; make another with samehost-manager token create and give it to this client"}
+			Detail: "the enrolment token " + v.Enrol.TokenID + " " + why + "; make another with samehost-manager token create and put it into the file that enrolment_token_file names"}
 	}
 	if _, err := t.exec(`UPDATE tokens SET uses = uses + 1 WHERE id = $1`, tok.ID); err != nil {
 		return err
