@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"samehost/internal/amtinit"
-	"samehost/internal/terminal"
+	"samehost/internal/layout"
 )
 
 // fullPath is absolute on this system.
@@ -236,8 +236,8 @@ func TestHelpFitsOneScreen(t *testing.T) {
 			t.Errorf("%s: %d lines, a screen has 24", lang, len(lines))
 		}
 		for _, l := range lines {
-			if terminal.Columns(l) > 80 {
-				t.Errorf("%s: %d columns, a screen has 80: %s", lang, terminal.Columns(l), l)
+			if layout.Columns(l) > 80 {
+				t.Errorf("%s: %d columns, a screen has 80: %s", lang, layout.Columns(l), l)
 			}
 		}
 		for _, o := range options {

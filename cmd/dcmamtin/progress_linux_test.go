@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"samehost/internal/terminal"
+	"samehost/internal/layout"
 )
 
 // openTerminal makes a terminal of that size; what is written to tty can be read from the other end.
@@ -77,14 +77,14 @@ func (d *display) write(s string) error {
 		case r < ' ':
 			return fmt.Errorf("the terminal got %q", s[:1])
 		default:
-			for len(*line) < d.col+terminal.Columns(string(r)) {
+			for len(*line) < d.col+layout.Columns(string(r)) {
 				*line = append(*line, ' ')
 			}
 			(*line)[d.col] = r
-			if terminal.Columns(string(r)) == 2 {
+			if layout.Columns(string(r)) == 2 {
 				(*line)[d.col+1] = -1
 			}
-			d.col += terminal.Columns(string(r))
+			d.col += layout.Columns(string(r))
 		}
 		s = s[size:]
 	}
@@ -218,13 +218,13 @@ func TestBarOnTerminal(t *testing.T) {
 			}
 		}
 		for _, line := range lines {
-			if terminal.Columns(line) > test.columns && !strings.Contains(line, "DCMAMT.LOG") {
-				t.Errorf("%+v: %d columns are taken by %q", test, terminal.Columns(line), line)
+			if layout.Columns(line) > test.columns && !strings.Contains(line, "DCMAMT.LOG") {
+				t.Errorf("%+v: %d columns are taken by %q", test, layout.Columns(line), line)
 			}
 		}
 		// Each drawing of the bar, not only the last; the terminal's last column stays free.
 		for _, line := range regexp.MustCompile(`[^\r\n]*\d+/40[^\r\n]*`).FindAllString(all, -1) {
-			if n := terminal.Columns(escapes.ReplaceAllString(line, "")); n >= test.columns {
+			if n := layout.Columns(escapes.ReplaceAllString(line, "")); n >= test.columns {
 				t.Errorf("%+v: the bar takes %d columns: %q", test, n, line)
 			}
 		}

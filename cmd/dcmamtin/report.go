@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/layout"
 	"samehost/internal/terminal"
 )
 
@@ -159,9 +160,9 @@ func (r *report) target(o amtinit.Outcome) {
 	}
 	for i, part := range parts {
 		if i == 0 {
-			parts[i] = terminal.Hanging("", 2, part, min(width, widestText))
+			parts[i] = layout.Hanging("", 2, part, min(width, widestText))
 		} else {
-			parts[i] = terminal.Hanging("  ", 4, part, min(width, widestText))
+			parts[i] = layout.Hanging("  ", 4, part, min(width, widestText))
 		}
 	}
 	r.line(strings.Join(parts, "\n"))
@@ -309,6 +310,9 @@ func (r *report) targetJSON(o amtinit.Outcome) {
 	r.object(line)
 }
 
+// leastRated is how long a run takes at least of which a rate says something: a shorter one is over before it goes evenly.
+const leastRated = 10 * time.Second
+
 // summary ends the report of a run over so many targets: the reasons and what to do about them, the totals, and how the
 // targets that failed are tried again.
 func (r *report) summary(s amtinit.Summary, targets, exit int, log string) {
@@ -320,7 +324,7 @@ func (r *report) summary(s amtinit.Summary, targets, exit int, log string) {
 	}
 	width := r.columns()
 	if width == 0 {
-		width = terminal.UnknownWidth
+		width = layout.Screen
 	}
 	width = min(width, widestText)
 
@@ -343,8 +347,12 @@ func (r *report) summary(s amtinit.Summary, targets, exit int, log string) {
 	if s.Warned > 0 {
 		r.fitted(width, fmt.Sprintf(textWarned.In(r.lang), s.Warned))
 	}
-	if seconds := took.Seconds(); seconds > 0 {
-		r.fitted(width, fmt.Sprintf(textTook.In(r.lang), terminal.Duration(took, r.lang), terminal.RateText(float64(r.finished)/seconds)))
+	if took > 0 {
+		line := fmt.Sprintf(textTook.In(r.lang), terminal.Duration(took, r.lang))
+		if took >= leastRated && r.finished > 0 {
+			line += fmt.Sprintf(textRate.In(r.lang), terminal.RateText(float64(r.finished)/took.Seconds()))
+		}
+		r.fitted(width, line)
 	}
 	// Paths and commands are not broken: they are there to be copied.
 	r.line(fmt.Sprintf(textLogAt.In(r.lang), exit, log))
@@ -404,7 +412,7 @@ func (r *report) table(width int, heading amtinit.Text, rows []terminal.Row) {
 // fitted writes a line, broken for the columns of a terminal if that is where it goes.
 func (r *report) fitted(width int, text string) {
 	if r.columns() > 0 {
-		text = terminal.Hanging("", 2, text, width)
+		text = layout.Hanging("", 2, text, width)
 	}
 	r.line(text)
 }

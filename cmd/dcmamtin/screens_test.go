@@ -17,6 +17,7 @@ import (
 
 	"samehost/internal/amt"
 	"samehost/internal/amtinit"
+	"samehost/internal/layout"
 	"samehost/internal/terminal"
 )
 
@@ -169,12 +170,39 @@ func TestScreensFit(t *testing.T) {
 			limit = 40
 		}
 		for line := range strings.Lines(screen) {
-			if n := terminal.Columns(strings.TrimSuffix(line, "\n")); n >= limit && !strings.HasPrefix(name, "file-") {
+			if n := layout.Columns(strings.TrimSuffix(line, "\n")); n >= limit && !strings.HasPrefix(name, "file-") {
 				t.Errorf("%s: %d columns: %s", name, n, line)
 			}
 			if strings.TrimRight(line, " \n") != strings.TrimSuffix(line, "\n") {
 				t.Errorf("%s: spaces at the end of %q", name, line)
 			}
+		}
+	}
+}
+
+// A rate stands only where a run was long enough to have one, and where it finished something.
+func TestRateOfTheSummary(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 11, 23, 9, 15, 2, 0, time.UTC)
+	for _, c := range []struct {
+		took     time.Duration
+		finished int
+		lang     amtinit.Lang
+		want     string
+	}{
+		{8 * time.Millisecond, 2, amtinit.English, "Time: 1s"},
+		{9 * time.Second, 300, amtinit.English, "Time: 9s"},
+		{10 * time.Second, 300, amtinit.English, "Time: 10s, 30.0 targets per second"},
+		{10 * time.Second, 300, amtinit.Japanese, "所要時間: 10秒、毎秒30.0台"},
+		{9 * time.Second, 300, amtinit.Japanese, "所要時間: 9秒"},
+		{time.Minute, 0, amtinit.English, "Time: 1m00s"},
+	} {
+		var out bytes.Buffer
+		r := &report{w: &out, columns: func() int { return 0 }, began: began, now: func() time.Time { return began.Add(c.took) }, finished: c.finished,
+			warnings: make(map[string]*warned), arguments: arguments{file: "/NETM.NDD", lang: c.lang}}
+		r.summary(amtinit.Summary{OK: 300}, 300, 0, "DCMAMT.LOG")
+		if line := strings.Split(out.String(), "\n")[2]; line != c.want {
+			t.Errorf("%v, %d finished: %q, want %q", c.took, c.finished, line, c.want)
 		}
 	}
 }

@@ -66,8 +66,8 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 		EN: "%v; correct the line, no PC was touched",
 		JA: "システム構成情報ファイルの形式が不正です: %v。記述を修正してください(どのPCにも実行していません)"}
 	textCannotOpen = amtinit.Text{
-		EN: "%v; check the path of the system configuration information file, and that you may read it",
-		JA: "システム構成情報ファイルを開けません: %v。パスと読み取り権限を確認してください"}
+		EN: "%s: %v; check the path of the system configuration information file, and that you may read it",
+		JA: "システム構成情報ファイルを開けません: %s: %v。パスと読み取り権限を確認してください"}
 	textNotRegular = amtinit.Text{
 		EN: "%s is not a file; check the path of the system configuration information file",
 		JA: "%sはファイルではありません。システム構成情報ファイルのパスを確認してください"}
@@ -152,7 +152,8 @@ PCのAMTの不揮発性メモリに、ホスト識別子を保管するための
 	textReasonsDry = amtinit.Text{EN: "Why targets would fail:", JA: "失敗が見込まれる要因:"}
 	textWarnings   = amtinit.Text{EN: "Warnings:", JA: "警告:"}
 	textWarned     = amtinit.Text{EN: "With a warning: %d", JA: "警告あり: %d台"}
-	textTook       = amtinit.Text{EN: "Time: %s, %s targets per second", JA: "所要時間: %s、毎秒%s台"}
+	textTook       = amtinit.Text{EN: "Time: %s", JA: "所要時間: %s"}
+	textRate       = amtinit.Text{EN: ", %s targets per second", JA: "、毎秒%s台"}
 	textLogAt      = amtinit.Text{EN: "Exit code %d. Log: %s", JA: "リターンコード%d。ログ: %s"}
 	textRetry      = amtinit.Text{EN: "To try only those that failed again:", JA: "失敗した実行先だけを再実行するコマンド:"}
 

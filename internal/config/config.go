@@ -156,9 +156,17 @@ func firstThatExists(paths ...string) (string, error) {
 			return "", err // there, but out of reach: do not go on to another program's file
 		}
 	}
-	return "", fmt.Errorf("no configuration: none of %s exists (%w); write one or name it with --config",
-		strings.Join(paths, ", "), fs.ErrNotExist)
+	return "", noneExists(strings.Join(paths, ", "))
 }
+
+// noneExists are the paths of which none exists; it is an fs.ErrNotExist.
+type noneExists string
+
+func (e noneExists) Error() string {
+	return fmt.Sprintf("no configuration: none of %s exists; write one or name it with --config", string(e))
+}
+
+func (noneExists) Is(target error) bool { return target == fs.ErrNotExist }
 
 // LoadClient reads samehost-client's file. A file that is not there is an error that wraps fs.ErrNotExist.
 func LoadClient(path string) (Client, error) {

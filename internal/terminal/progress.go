@@ -1,5 +1,5 @@
 // Package terminal shows on a terminal what becomes of many PCs: a bar or lines while they are worked on, tables of
-// reasons afterwards, and texts broken for its columns, full-width ones of Japanese too.
+// reasons afterwards.
 package terminal
 
 import (
@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/layout"
 )
 
 const (
@@ -25,11 +26,9 @@ const (
 	redrawEvery   = 200 * time.Millisecond // the bar
 	rateTime      = 10 * time.Second       // what is older than this counts less than a third in the rate
 
-	// UnknownWidth is how many columns are assumed of what is no terminal.
-	UnknownWidth = 80
-	leastWidth   = 20 // a terminal with fewer columns gets plain lines instead of the bar
-	leastBar     = 10 // columns of the bar itself; without them it is left out
-	widestBar    = 50
+	leastWidth = 20 // a terminal with fewer columns gets plain lines instead of the bar
+	leastBar   = 10 // columns of the bar itself; without them it is left out
+	widestBar  = 50
 )
 
 // Screen is where a run writes: standard output, standard error and, while targets are worked on, the bar below both. Lines
@@ -273,17 +272,17 @@ func (s Standing) Bar(l amtinit.Lang, width int) string {
 	}
 	line := ""
 	for n := len(parts); n > 0; n-- {
-		if line = strings.Join(parts[:n], "  "); Columns(line) <= width {
+		if line = strings.Join(parts[:n], "  "); layout.Columns(line) <= width {
 			break
 		}
 	}
-	if Columns(line) > width {
-		if line = fmt.Sprint(s.Done); Columns(line) > width {
+	if layout.Columns(line) > width {
+		if line = fmt.Sprint(s.Done); layout.Columns(line) > width {
 			return ""
 		}
 		return line
 	}
-	if room := min(width-Columns(line)-len("[]  "), widestBar); room >= leastBar {
+	if room := min(width-layout.Columns(line)-len("[]  "), widestBar); room >= leastBar {
 		filled := room
 		if s.Total > 0 && s.Done < s.Total {
 			filled = room * s.Done / s.Total

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/layout"
 )
 
 func TestBar(t *testing.T) {
@@ -41,15 +42,15 @@ func TestBar(t *testing.T) {
 		if got := test.Standing.Bar(test.lang, test.width); got != test.want {
 			t.Errorf("%+v in %d columns, %s:\n got %s\nwant %s", test.Standing, test.width, test.lang, got, test.want)
 		}
-		if test.width == 79 && Columns(test.want) != 79 {
-			t.Errorf("%q has %d columns, the bar fills all 79", test.want, Columns(test.want))
+		if test.width == 79 && layout.Columns(test.want) != 79 {
+			t.Errorf("%q has %d columns, the bar fills all 79", test.want, layout.Columns(test.want))
 		}
 	}
 	for _, s := range []Standing{half, begun, over, {}, {Total: 1}, {Total: 123456789, Done: 12345678, Failed: 12345678, Rate: 0.02}} {
 		for _, lang := range []amtinit.Lang{amtinit.English, amtinit.Japanese} {
 			for width := range 250 {
-				if line := s.Bar(lang, width); Columns(line) > width {
-					t.Errorf("%q has %d columns of %d", line, Columns(line), width)
+				if line := s.Bar(lang, width); layout.Columns(line) > width {
+					t.Errorf("%q has %d columns of %d", line, layout.Columns(line), width)
 				}
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/layout"
 )
 
 const (
@@ -48,7 +49,7 @@ func Table(width int, broken bool, l amtinit.Lang, heading amtinit.Text, rows []
 	slices.SortStableFunc(rows, func(a, b Row) int { return b.Count - a.Count })
 	title := heading.In(l)
 	if broken {
-		title = Hanging("", 2, title, width)
+		title = layout.Hanging("", 2, title, width)
 	}
 	lines = append(lines, "", title)
 	for _, row := range rows {
@@ -58,18 +59,18 @@ func Table(width int, broken bool, l amtinit.Lang, heading amtinit.Text, rows []
 			hosts = append(hosts, amtinit.Printable(h, maxShown))
 		}
 		head := fmt.Sprintf("%6d  %s  ", row.Count, row.ID)
-		indent := Columns(head)
+		indent := layout.Columns(head)
 		if width < leastTable {
 			lines = append(lines, strings.TrimRight(head, " "))
 			head, indent = "  ", 2
 		}
 		blank := strings.Repeat(" ", indent)
-		lines = append(lines, Hanging(head, indent, row.Cause, width))
+		lines = append(lines, layout.Hanging(head, indent, row.Cause, width))
 		if row.Remedy != "" {
-			lines = append(lines, Hanging(blank, indent, TextRemedy.In(l)+" "+row.Remedy, width))
+			lines = append(lines, layout.Hanging(blank, indent, TextRemedy.In(l)+" "+row.Remedy, width))
 		}
 		if len(hosts) > 0 {
-			lines = append(lines, Hanging(blank, indent, textHosts.In(l)+" "+List(l, hosts, row.Count), width))
+			lines = append(lines, layout.Hanging(blank, indent, textHosts.In(l)+" "+List(l, hosts, row.Count), width))
 		}
 	}
 	return lines

@@ -1,4 +1,6 @@
-package terminal
+// Package layout breaks texts for the columns of a screen, with Japanese in them too: a full-width character takes two columns,
+// and some characters may not begin or end a line.
+package layout
 
 import (
 	"strings"
@@ -23,6 +25,9 @@ func columnsOf(r rune) int {
 	return 1
 }
 
+// Screen is the columns of the screen that all commands are made for.
+const Screen = 80
+
 // Columns is how many columns of a terminal a line takes.
 func Columns(s string) (n int) {
 	for _, r := range s {
@@ -45,6 +50,15 @@ func mayBreak(a, b rune) bool {
 		return false
 	}
 	return !strings.ContainsRune(notFirst, b) && !strings.ContainsRune(notLast, a)
+}
+
+// Wrap breaks a text into lines of at most limit columns, as Hanging does; none for a text of blanks.
+func Wrap(s string, limit int) []string { return wrapAfter(s, limit, limit) }
+
+// Padded fills a text up with blanks to n columns or more, of which the last is a blank; "" stays as wide as asked for.
+func Padded(s string, n int) string {
+	used := Columns(s)
+	return s + strings.Repeat(" ", max(n-used, min(1, used)))
 }
 
 // wrapAfter breaks a text into lines of at most limit columns, of which the first has a limit of its own: at spaces, and beside

@@ -1,4 +1,4 @@
-package terminal
+package layout
 
 import (
 	"strings"
@@ -107,5 +107,18 @@ func TestHanging(t *testing.T) {
 		"                    ください。"
 	if diff := cmp.Diff(want, Hanging("     4  SHAM1021-E  ", 20, "数分待ってから再実行してください。", 32)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestPadded(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"": "    ", "a": "a   ", "由来": "由来 ", "abcd": "abcd ", "保管先": "保管先 "} {
+		n := 4
+		if text == "由来" {
+			n = 5
+		}
+		if got := Padded(text, n); got != want {
+			t.Errorf("Padded(%q, %d) = %q, want %q", text, n, got, want)
+		}
 	}
 }
