@@ -15,6 +15,7 @@ import (
 	"samehost/internal/checkin"
 	"samehost/internal/config"
 	"samehost/internal/hostid"
+	"samehost/internal/layout"
 	"samehost/internal/osservice"
 )
 
@@ -157,7 +158,7 @@ func tokenIsThere(ctx context.Context, cfg config.Client) error {
 	if s, statusErr := agent.ReadStatus(ctx, cfg.DataDir); statusErr == nil && s.Manager != "" {
 		return nil
 	}
-	return fmt.Errorf("enrolment token file: %w; put there the line that `samehost-manager token create` printed", err)
+	return fmt.Errorf("enrolment token file %s: no such file; put there the line that `samehost-manager token create` printed", cfg.EnrolmentTokenFile)
 }
 
 type runCmd struct{}
@@ -255,11 +256,16 @@ func (c *statusCmd) Run(ctx context.Context, p *program) error {
 	return p.print(s, statusLines(s, c.Lang)...)
 }
 
-// statusLines tells the status in a language, "en" or "ja". What conflicts and errors say of themselves is English.
+// labels is the columns of what stands before each value.
+const labels = 15
+
+// statusLines tells the status in a language, "en" or "ja", broken for a screen. What conflicts and errors say of themselves is English.
 func statusLines(s agent.Status, lang string) []string {
 	in := inLanguage(lang)
 	var lines []string
-	row := func(label, text string) { lines = append(lines, padded(label, 15)+text) }
+	row := func(label, text string) {
+		lines = append(lines, layout.Hanging(layout.Padded(label, labels), labels, text, layout.Screen))
+	}
 	at := func(t time.Time) string { return t.Local().Format(time.RFC3339) }
 	row(in("host ID:"), s.HostID.String())
 	row(in("origin:"), string(s.Origin))

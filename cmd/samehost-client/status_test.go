@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"samehost/internal/agent"
 	"samehost/internal/checkin"
 	"samehost/internal/hostid"
+	"samehost/internal/layout"
 )
 
 // status says in plain words what waits for a person, and what was ordered.
@@ -20,20 +22,23 @@ func TestStatusLines(t *testing.T) {
 		Conflicts:    []hostid.Conflict{{Kind: hostid.MemoryForeign, Sentence: "One sentence."}, {Kind: "of-tomorrow", Sentence: "Another."}},
 		OpenOrders:   []agent.OpenOrder{{ID: "o1", Kind: checkin.OrderUseNonvolatile, Why: "no answer"}},
 		FailedOrders: []agent.OpenOrder{{ID: "o2", Kind: checkin.OrderTakeBack, Why: "not there"}},
-		DoneOrders:   []agent.DoneOrder{{ID: "o3", Kind: checkin.OrderRebind, Time: at}, {ID: "o4", Kind: checkin.OrderNewID, Time: at}},
+		DoneOrders:   []agent.DoneOrder{{ID: "o3", Kind: checkin.OrderFullReport, Time: at}, {ID: "o4", Kind: checkin.OrderNewID, Time: at}},
 	}
 	want := []string{
 		"host ID:       10000000000000000000000000000000",
 		"origin:        provisional",
-		"provisional:   full service, but the host ID is not safe yet: it is not stored, or a conflict waits",
-		"pending:       the board sits in another case; an operator at the manager decides",
+		"provisional:   full service, but the host ID is not safe yet: it is not stored,\n" +
+			"               or a conflict waits",
+		"pending:       the board sits in another case; an operator at the manager\n" +
+			"               decides",
 		"higher system: none",
 		"last check-in: never",
 		"conflict:      memory of another board: One sentence.",
 		"conflict:      of-tomorrow: Another.",
-		"open order:    take the host ID from nonvolatile memory (use-nonvolatile) waits: no answer",
+		"open order:    take the host ID from nonvolatile memory (use-nonvolatile) waits:\n" +
+			"               no answer",
 		"failed order:  take the former host ID back (take-back): not there",
-		"order done:    " + at.Format(time.RFC3339) + " keep the host ID on this hardware (rebind)",
+		"order done:    " + at.Format(time.RFC3339) + " send a full report (full-report)",
 		"order done:    " + at.Format(time.RFC3339) + " take a new host ID (new-id)",
 	}
 	if diff := cmp.Diff(want, statusLines(s, "en")); diff != "" {
@@ -63,7 +68,9 @@ func TestStatusBehindARelay(t *testing.T) {
 		"higher system: https://relay:8740",
 		"last check-in: " + at.Format(time.RFC3339) + " (stored at a relay, not accepted yet)",
 		"last accepted: never",
-		"enrolment:     pending: a relay has the report in its keeping, but the manager has not accepted this PC yet; that follows once the relay reaches it",
+		"enrolment:     pending: a relay has the report in its keeping, but the manager\n" +
+			"               has not accepted this PC yet; that follows once the relay reaches\n" +
+			"               it",
 	}
 	if diff := cmp.Diff(want, statusLines(s, "en")); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
@@ -86,36 +93,46 @@ func TestStatusInJapanese(t *testing.T) {
 	at := time.Date(2026, 11, 23, 1, 2, 3, 0, time.Local)
 	s := agent.Status{
 		HostID: hostid.ID{0x10}, Origin: hostid.Provisional, Provisional: true, Pending: true, HardwareError: "no SMBIOS", LastError: "no answer",
-		Stores:     []hostid.StoreState{{Name: "amt", State: "unavailable", Error: "no driver"}},
+		Stores:     []hostid.StoreState{{Name: "amt", State: "unavailable", Error: "nothing answers for AMT (is LMS running?): dial tcp 127.0.0.1:16992: connect: connection refused"}},
 		Settings:   &agent.SettingsStatus{Version: 3, Since: at},
 		Conflicts:  []hostid.Conflict{{Kind: hostid.Moved, Sentence: "One sentence."}},
 		Reasons:    []string{"amt: locked"},
 		OpenOrders: []agent.OpenOrder{{ID: "o1", Kind: checkin.OrderUseNonvolatile}}, FailedOrders: []agent.OpenOrder{{ID: "o2", Kind: checkin.OrderTakeBack, Why: "not there"}},
-		DoneOrders: []agent.DoneOrder{{ID: "o3", Kind: checkin.OrderRebind, Time: at}}, LastCheckIn: &at, LastReply: checkin.Deferred,
+		DoneOrders: []agent.DoneOrder{{ID: "o3", Kind: checkin.OrderNewID, Time: at}}, LastCheckIn: &at, LastReply: checkin.Deferred,
 	}
 	when := at.Format(time.RFC3339)
 	want := []string{
 		"ホスト識別子:  10000000000000000000000000000000",
 		"由来:          provisional",
-		"暫定:          通常どおり動作しますが、ホスト識別子がまだ保存されていないか、未解決の競合があります",
+		"暫定:          通常どおり動作しますが、ホスト識別子がまだ保存されていないか、未\n" +
+			"               解決の競合があります",
 		"判断待ち:      ボードが別の筐体に入っています。マネージャの管理者が判断します",
 		"保管先 amt:    unavailable",
-		"               no driver",
+		"               nothing answers for AMT (is LMS running?): dial tcp\n" +
+			"               127.0.0.1:16992: connect: connection refused",
 		"ハードウェア:  情報を読めません: no SMBIOS",
 		"AMT の設定:    マネージャの版 3、 による、" + when,
 		"上位システム:  なし",
 		"最終通信:      " + when + " (中継システムが保管、未受理)",
 		"最終受理:      なし",
-		"登録:          未完了: 報告は中継システムが保管していますが、マネージャはこの PC をまだ受理していません。中継システムがマネージャに接続すると完了します",
+		"登録:          未完了: 報告は中継システムが保管していますが、マネージャはこの PC\n" +
+			"               をまだ受理していません。中継システムがマネージャに接続すると完了\n" +
+			"               します",
 		"最終エラー:    no answer",
 		"生成の理由:    amt: locked",
 		"競合:          ディスクの移動またはボードの交換: One sentence.",
-		"未完了の指示:  不揮発性メモリのホスト識別子を使用する (use-nonvolatile) 待機中: なし",
+		"未完了の指示:  不揮発性メモリのホスト識別子を使用する (use-nonvolatile) 待機中:\n" +
+			"               なし",
 		"失敗した指示:  以前のホスト識別子に戻す (take-back): not there",
-		"完了した指示:  " + when + " このハードウェアでホスト識別子を保つ (rebind)",
+		"完了した指示:  " + when + " 新しいホスト識別子を取得する (new-id)",
 	}
 	if diff := cmp.Diff(want, statusLines(s, "ja")); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+	for _, l := range strings.Split(strings.Join(want, "\n"), "\n") {
+		if n := layout.Columns(l); n > layout.Screen {
+			t.Errorf("%d columns: %q", n, l)
+		}
 	}
 	for _, kind := range []checkin.OrderKind{checkin.OrderFullReport, checkin.OrderNewEpoch, checkin.OrderNewID, checkin.OrderTakeBack, checkin.OrderRebind, checkin.OrderUseNonvolatile} {
 		if japanese[orderWords(kind)] == "" {

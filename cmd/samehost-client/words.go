@@ -1,11 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"strings"
-
-	"golang.org/x/text/width"
-)
+import "fmt"
 
 // inLanguage returns what says our texts in a language, with arguments as fmt has them.
 func inLanguage(lang string) func(text string, args ...any) string {
@@ -18,18 +13,6 @@ func inLanguage(lang string) func(text string, args ...any) string {
 		}
 		return fmt.Sprintf(text, args...)
 	}
-}
-
-// padded makes a label n columns wide or more, with a blank at its end; a full-width character takes two.
-func padded(label string, n int) string {
-	columns := 0
-	for _, r := range label {
-		columns++
-		if k := width.LookupRune(r).Kind(); k == width.EastAsianWide || k == width.EastAsianFullwidth {
-			columns++
-		}
-	}
-	return label + strings.Repeat(" ", max(n-columns, min(1, columns)))
 }
 
 // japanese has every text of status.

@@ -33,6 +33,7 @@ import (
 	"samehost/internal/hardware"
 	"samehost/internal/help"
 	"samehost/internal/hostid"
+	"samehost/internal/layout"
 	"samehost/internal/osservice"
 	"samehost/internal/relay"
 )
@@ -150,7 +151,7 @@ func (*serveCmd) Run(ctx context.Context, p *program) error {
 		}
 		err = relay.Serve(ctx, o)
 		if errors.Is(err, hostid.ErrLocked) {
-			return fmt.Errorf("another samehost-relay serves this data folder; end it first: %w", err)
+			return fmt.Errorf("another samehost-relay works here: %w", err)
 		}
 		return err
 	})
@@ -220,32 +221,51 @@ func (*statusCmd) Run(ctx context.Context, p *program) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("no relay has worked in %s yet: start it with samehost-relay serve", conf.DataDir)
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("data folder %s: %w", conf.DataDir, err)
+	}
 	if err != nil {
 		return err
 	}
 	if p.json {
 		return json.NewEncoder(p.stdout).Encode(s)
 	}
-	_, err = io.WriteString(p.stdout, statusText(s))
+	_, err = io.WriteString(p.stdout, statusText(s, time.Now()))
 	return err
 }
 
-func statusText(s relay.Status) string {
+// labels is the columns of what stands before each value of the status.
+const labels = 16
+
+// made is how long a relay may take for its host ID, its first check-in and the next writing of its status.
+const made = 15 * time.Second
+
+// statusText tells the status, broken for a screen.
+func statusText(s relay.Status, now time.Time) string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-15s "+format+"\n", append([]any{name + ":"}, args...)...)
+		if name != "" {
+			name += ":"
+		}
+		fmt.Fprintln(&b, layout.Hanging(layout.Padded(name, labels), labels, fmt.Sprintf(format, args...), layout.Screen))
 	}
-	id := "none yet"
-	if !s.HostID.IsZero() {
-		id = s.HostID.String()
+	id, waiting := s.HostID.String(), s.Waiting
+	if s.HostID.IsZero() {
+		id = "none yet"
+	}
+	if s.HostID.IsZero() && waiting != "" {
+		id, waiting = "being made", "the relay has just started: it makes its host ID and checks in; look again in some seconds"
+		if now.Sub(s.Written) > made {
+			id, waiting = "none yet", "no host ID could be made yet; the relay's log says why"
+		}
 	}
 	line("host ID", "%s", id)
 	line("higher system", "%s", s.HigherSystem)
 	switch {
 	case s.Listening != "":
 		line("listening", "%s", s.Listening)
-	case s.Waiting != "":
-		line("listening", "no: %s", s.Waiting)
+	case waiting != "":
+		line("listening", "no: %s", waiting)
 	default:
 		line("listening", "no: samehost-relay does not run")
 	}
@@ -255,21 +275,37 @@ func statusText(s relay.Status) string {
 	if s.Renewal != "" {
 		line("renewal", "failed: %s", s.Renewal)
 	}
-	if s.Refused != "" {
+	switch {
+	case s.Refused != "" && s.State != nil && s.Refused == s.State.Reason:
+		line("work", "none can be fetched, for the reason below")
+	case s.Refused != "":
 		line("work", "none can be fetched: %s", s.Refused)
 	}
 	if s.OpenWork > 0 {
 		line("work", "%d open", s.OpenWork)
 	}
 	if st := s.State; st != nil {
-		for i, l := range strings.Split(strings.TrimSpace(st.Text()), "\n") {
-			name := "state"
-			if i > 0 {
-				fmt.Fprintf(&b, "%-15s %s\n", "", l)
-				continue
-			}
-			line(name, "%s", l)
+		if st.Up {
+			line("state", "higher system reached")
+		} else {
+			line("state", "higher system out of reach since %s", st.Since.Local().Format(time.RFC3339))
 		}
+		oldest := time.Duration(st.OldestS) * time.Second
+		switch {
+		case st.Reports == 0:
+			line("", "0 reports are kept")
+		case st.Reports == 1:
+			line("", "1 report is kept, for %s", oldest)
+		case st.Clients == 1:
+			line("", "%d reports of 1 client are kept, the oldest for %s", st.Reports, oldest)
+		default:
+			line("", "%d reports of %d clients are kept, the oldest for %s", st.Reports, st.Clients, oldest)
+		}
+		full := ""
+		if st.Full {
+			full = "; FULL: no reports are taken"
+		}
+		line("", "spool %d of %d MB%s", st.Bytes>>20, st.Bound>>20, full)
 		if st.Reason != "" {
 			line("reason", "%s", st.Reason)
 		}

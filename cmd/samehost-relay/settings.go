@@ -33,7 +33,7 @@ func (c *amtsetupImportCmd) Run(ctx context.Context, p *program) error {
 	}
 	b, err := hostid.ReadRegularFile(c.File, checkin.MaxSettingsFile)
 	if err != nil {
-		return fmt.Errorf("import %s: %w", c.File, err)
+		return fmt.Errorf("import %s: %w; check the path, and that you may read it", c.File, err)
 	}
 	passphrase, err := config.SecretSource{What: "passphrase", File: c.PassphraseFile, Env: c.PassphraseEnv, Prompt: p.stderr}.Read()
 	if err != nil {
