@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"samehost/internal/checkin"
 	"samehost/internal/config"
@@ -77,7 +78,7 @@ func (c *amtsetupSetCmd) Run(ctx context.Context, p *program) error {
 		if c.TLSCA != nil && *c.TLSCA != "" {
 			b, err := hostid.ReadRegularFile(*c.TLSCA, maxCAFile)
 			if err != nil {
-				return fmt.Errorf("--tls-ca %s: %w", *c.TLSCA, err)
+				return fmt.Errorf("--tls-ca %s: %w; check the path, and that you may read it", *c.TLSCA, err)
 			}
 			s.TLSCA = string(b)
 		}
@@ -105,11 +106,11 @@ func (p *program) setAMTSettings(ctx context.Context, reg *registry.Registry, sc
 	if p.json {
 		return p.printJSON(map[string]any{"version": version, "changed": changed})
 	}
-	text := "The AMT management user is set (version %d); relays and clients are told with their next check-in.\n"
+	text := p.in("The AMT management user is set (version %d); relays and clients are told with their next check-in.", version)
 	if !changed {
-		text = "The AMT management user was set so already (version %d).\n"
+		text = p.in("The AMT management user was set so already (version %d).", version)
 	}
-	fmt.Fprintf(p.stdout, text, version)
+	p.paragraph("", text)
 	return nil
 }
 
@@ -124,7 +125,7 @@ func (p *program) withAMTSettings(ctx context.Context, f func(*registry.Registry
 			return err
 		}
 		if !c.AMT.FromManager {
-			p.say(fmt.Sprintf("dcmamtin on this machine goes by [amt] in %s, which has a password of its own; from_manager = true there changes that", p.config))
+			p.say(p.in("dcmamtin on this machine goes by [amt] in %s, which has a password of its own; from_manager = true there changes that", p.config))
 		}
 		return manager.KeepAMTSettings(ctx, reg, c.DataDir)
 	})
@@ -146,25 +147,26 @@ func (c *amtsetupShowCmd) Run(ctx context.Context, p *program) error {
 				}
 				continue
 			}
-			scope := "all"
+			scope := p.in("all")
 			if !s.Scope.IsZero() {
 				scope = s.Scope.String()
 			}
 			t.add(scope, fmt.Sprint(s.Version), when(s.Changed), s.AMT.User)
-			text := fmt.Sprintf("port %s, enterprise %s; set by %s", s.AMT.Port, s.AMT.Enterprise, s.Who)
-			switch {
-			case s.AMT.TLSCA != "":
-				text = "trusts certificates of its own; " + text
-			case s.AMT.TLSPin != "":
-				text = "trusts one key; " + text
+			var about []string
+			if s.Name != "" {
+				about = append(about, p.in("%s and what reports through it", s.Name))
 			}
 			if s.AMT.TLS {
-				text = "TLS; " + text
+				about = append(about, "TLS")
 			}
-			if s.Name != "" {
-				text = s.Name + " and what reports through it; " + text
+			switch {
+			case s.AMT.TLSCA != "":
+				about = append(about, p.in("trusts certificates of its own"))
+			case s.AMT.TLSPin != "":
+				about = append(about, p.in("trusts one key"))
 			}
-			t.below(text)
+			about = append(about, p.in("port %s, enterprise %s", s.AMT.Port, s.AMT.Enterprise), p.in("set by %s", s.Who))
+			t.below(strings.Join(about, p.in("; ")))
 		}
 		if !p.json {
 			p.table(t)
@@ -187,7 +189,7 @@ func (c *amtsetupClearCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(map[string]string{"state": "cleared"})
 		}
-		fmt.Fprintln(p.stdout, "The AMT management user is taken back; hosts are told with their next check-in.")
+		p.paragraph("", p.in("The AMT management user is taken back; hosts are told with their next check-in."))
 		return nil
 	})
 }
@@ -231,7 +233,7 @@ func (c *amtsetupExportCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(map[string]any{"file": c.File, "version": version})
 		}
-		fmt.Fprintf(p.stdout, "%s: version %d; on each PC: samehost-client amtsetup import %[1]s\n", shown(c.File), version)
+		fmt.Fprintf(p.stdout, p.in("%s: version %d; on each PC:")+"\n  samehost-client amtsetup import %[1]s\n", shown(c.File), version)
 		return nil
 	})
 }
@@ -247,7 +249,7 @@ func (c *amtsetupImportCmd) Run(ctx context.Context, p *program) error {
 	return p.withAMTSettings(ctx, func(reg *registry.Registry) error {
 		b, err := hostid.ReadRegularFile(c.File, checkin.MaxSettingsFile)
 		if err != nil {
-			return fmt.Errorf("import %s: %w", c.File, err)
+			return fmt.Errorf("import %s: %w; check the path, and that you may read it", c.File, err)
 		}
 		passphrase, err := c.read(p, false)
 		if err != nil {
@@ -257,7 +259,7 @@ func (c *amtsetupImportCmd) Run(ctx context.Context, p *program) error {
 		if err != nil {
 			return fmt.Errorf("import %s: %w", c.File, err)
 		}
-		p.say(fmt.Sprintf("%s was exported %s by the manager %s", c.File, when(e.Made), e.Manager))
+		p.say(p.in("%s was exported %s by the manager %s", c.File, when(e.Made), e.Manager))
 		return p.setAMTSettings(ctx, reg, c.For.ID, e.AMT)
 	})
 }

@@ -122,7 +122,10 @@ type hostArg struct{ hostid.ID }
 
 // UnmarshalText reads 32 hex digits; capitals are read too.
 func (h *hostArg) UnmarshalText(b []byte) error {
-	return h.ID.UnmarshalText([]byte(strings.ToLower(string(b))))
+	if h.ID.UnmarshalText([]byte(strings.ToLower(string(b)))) != nil {
+		return fmt.Errorf("%q is no host ID: 32 hex digits, as samehost-manager assets shows them", b)
+	}
+	return nil
 }
 
 type assetCmd struct {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -54,14 +53,15 @@ func (c *initCmd) Run(ctx context.Context, p *program) (err error) {
 		if p.json {
 			return p.printJSON(made)
 		}
-		fmt.Fprintf(p.stdout, `Made the data folder of one more manager on the same database. What to do next:
+		fmt.Fprintf(p.stdout, p.in(`Made the data folder of one more manager on the same database. What to do next:
 
 1. See that %s has, under listen and names,
-   the name or address by which PCs reach this machine; write [amt] as in the other's.
-   Then start it:
+   the name or address by which PCs reach this machine; write [amt] as in the
+   other's. Then start it:
      samehost-manager serve --config %s
-2. PCs need nothing new: its CA, its key and the enrolment tokens are the other's.
-`, made.Config, made.Config)
+2. PCs need nothing new: its CA, its key and the enrolment tokens are the
+   other's.
+`), made.Config, made.Config)
 		return nil
 	}
 	defer func() {
@@ -75,7 +75,7 @@ func (c *initCmd) Run(ctx context.Context, p *program) (err error) {
 	if p.json {
 		return p.printJSON(made)
 	}
-	fmt.Fprintf(p.stdout, `Made the data folder of a manager. What to do next:
+	fmt.Fprintf(p.stdout, p.in(`Made the data folder of a manager. What to do next:
 
 1. See that %s has, under listen and names,
    the name or address by which PCs reach this machine. Then start it:
@@ -85,11 +85,12 @@ func (c *initCmd) Run(ctx context.Context, p *program) (err error) {
      enrolment_token_file  a file with this one line, which is shown only now:
 %s
    (another one: samehost-manager token create)
-3. The password of the administrator %q is in
+3. The password of the administrator "%s" is in
      %s
    Take note of it, then delete the file.
-4. For dcmamtin, write the AMT management user into %s.
-`, made.Config, made.Config, made.CAFile, made.Token, manager.Administrator, made.PasswordFile, filepath.Base(made.Config))
+4. Say what the AMT management user of the PCs is, if they have AMT:
+     samehost-manager amtsetup set --config %s
+`), made.Config, made.Config, made.CAFile, made.Token, manager.Administrator, made.PasswordFile, made.Config)
 	return nil
 }
 
@@ -204,12 +205,30 @@ func (c *tokenListCmd) Run(ctx context.Context, p *program) error {
 				continue
 			}
 			t.add(tok.ID, tok.State, fmt.Sprint(tok.Uses), when(tok.Created), tok.Note)
+			if about := p.aboutToken(tok); about != "" {
+				t.below(about)
+			}
 		}
 		if !p.json {
 			p.table(t)
 		}
 		return nil
 	})
+}
+
+// aboutToken is what does not fit into a token's row: that it is for a relay, of what names, and when it ends.
+func (p *program) aboutToken(tok manager.Token) string {
+	var about []string
+	switch {
+	case tok.Relay && len(tok.RelayNames) > 0:
+		about = append(about, p.in("for the relay %s", strings.Join(tok.RelayNames, ", ")))
+	case tok.Relay:
+		about = append(about, p.in("for a relay"))
+	}
+	if !tok.Expires.IsZero() {
+		about = append(about, p.in("until %s", when(tok.Expires)))
+	}
+	return strings.Join(about, p.in("; "))
 }
 
 type tokenRevokeCmd struct {
@@ -229,7 +248,7 @@ func (c *tokenRevokeCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(map[string]string{"id": id, "state": "revoked"})
 		}
-		fmt.Fprintf(p.stdout, "Token %s is revoked.\n", id)
+		p.paragraph("", p.in("Token %s is revoked.", id))
 		return nil
 	})
 }
@@ -278,7 +297,7 @@ func (c *backupCmd) Run(ctx context.Context, p *program) error {
 	if p.json {
 		return p.printJSON(map[string]string{"file": c.File})
 	}
-	fmt.Fprintf(p.stdout, "%s: database, keys and configuration. Whoever has it can act as this manager.\n", shown(c.File))
+	p.paragraph("", p.in("%s: database, keys and configuration. Whoever has it can act as this manager.", c.File))
 	return nil
 }
 

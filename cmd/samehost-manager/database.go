@@ -65,14 +65,14 @@ func (c *databaseTransferCmd) Run(ctx context.Context, p *program) error {
 	for _, t := range copied {
 		rows += t.Rows
 	}
-	fmt.Fprintf(p.stdout, "Copied %d rows of %d tables, and compared them.\n", rows, len(copied))
+	p.paragraph("", p.in("Copied %d rows of %d tables, and compared them.", rows, len(copied)))
 	if to != conf.Database {
 		line := "database = " + fmt.Sprintf("%q", withoutPassword(to))
-		fmt.Fprintf(p.stdout, "In %s, write\n  %s\n", shown(p.config), shown(line))
+		fmt.Fprintf(p.stdout, p.in("In %s, write\n  %s\n"), shown(p.config), shown(line)) // not broken: they are there to be copied
 		if line != "database = "+fmt.Sprintf("%q", to) {
-			fmt.Fprintln(p.stdout, "with the password in the place of ***.")
+			p.paragraph("", p.in("with the password in the place of ***."))
 		}
-		fmt.Fprintln(p.stdout, "then start serve. The former database is as it was.")
+		p.paragraph("", p.in("then start serve. The former database is as it was."))
 	}
 	return nil
 }
@@ -104,7 +104,7 @@ const maxDatabaseFile = 4096
 func readDatabase(file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return "", fmt.Errorf("database: %w; check the path, and that you may read it", err)
+		return "", fmt.Errorf("database: %s: %w; check the path, and that you may read it", file, bare(err))
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxDatabaseFile+1))

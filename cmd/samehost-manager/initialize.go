@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/layout"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
+	"samehost/internal/sysconfig"
 	"samehost/internal/terminal"
 )
 
@@ -60,6 +61,9 @@ func (c *initializeCmd) run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
 		l := p.lang
 		run, err := manager.StartRun(ctx, reg, n, "", systemUser(), l)
+		if wrong, is := errors.AsType[*sysconfig.SyntaxError](err); is {
+			return fmt.Errorf(textWrongFile.In(lang), c.File, wrong)
+		}
 		if errors.Is(err, registry.ErrNoTargets) && c.RetryFailed {
 			fmt.Fprintln(p.stdout, textNothingFailed.In(amtinit.Lang(p.lang)))
 			return nil
@@ -74,7 +78,7 @@ func (c *initializeCmd) run(ctx context.Context, p *program) error {
 			if p.json {
 				return p.printJSON(run)
 			}
-			fmt.Fprintf(p.stdout, textStarted.In(amtinit.Lang(p.lang))+"\n", run.ID, run.Targets, run.ID)
+			fmt.Fprintf(p.stdout, textStarted.In(amtinit.Lang(p.lang))+"\n  samehost-manager initializations show %d\n", run.ID, run.Targets, run.ID)
 			return nil
 		}
 		return p.watchRun(ctx, reg, run.Run, c.Progress, l)
@@ -94,10 +98,7 @@ func readRunFile(path string, lang amtinit.Lang) (string, error) {
 		b, err = os.ReadFile(path)
 	}
 	if err != nil {
-		if of, is := errors.AsType[*fs.PathError](err); is {
-			err = of.Err
-		}
-		return "", fmt.Errorf(textUnreadable.In(lang), path, err)
+		return "", fmt.Errorf(textUnreadable.In(lang), path, bare(err))
 	}
 	return string(b), nil
 }
@@ -240,14 +241,15 @@ func (p *program) printRun(run manager.Run, l registry.Language) error {
 	if run.DryRun {
 		heading = textReasonsDry
 	}
-	for _, line := range terminal.Table(screen-1, true, lang, heading, rows) {
+	for _, line := range terminal.Table(layout.Screen-1, true, lang, heading, rows) {
 		fmt.Fprintln(p.stdout, line)
 	}
 	totals := textTotals
 	if run.DryRun {
 		totals = textTotalsDry
 	}
-	fmt.Fprintf(p.stdout, "\n"+totals.In(lang)+"\n", run.Targets, run.Initialized, run.Already, run.Failed, run.Targets-run.Done)
+	fmt.Fprintln(p.stdout)
+	p.paragraph("", fmt.Sprintf(totals.In(lang), run.Targets, run.Initialized, run.Already, run.Failed, run.Targets-run.Done))
 	return nil
 }
 
@@ -259,9 +261,12 @@ type runsCmd struct {
 
 type runListCmd struct{}
 
+// widestSource is what a line has left for the source of a run. The end of a path says most.
+const widestSource = 20
+
 func (c *runListCmd) Run(ctx context.Context, p *program) error {
 	return p.withRegistry(ctx, func(reg *registry.Registry) error {
-		t := table{columns: []column{{"RUN", 5}, {"STARTED", 16}, {"STATE", 9}, {"DONE", 13}, {"FAILED", 7}, {"SOURCE", 20}}}
+		t := table{columns: []column{{"RUN", 5}, {"STARTED", 16}, {"STATE", 9}, {"DONE", 13}, {"FAILED", 7}, {"SOURCE", widestSource}}}
 		for before := int64(0); ; {
 			page, next, err := reg.Runs(ctx, before, registry.MaxPage)
 			if err != nil {
@@ -281,7 +286,7 @@ func (c *runListCmd) Run(ctx context.Context, p *program) error {
 				case s.Ended != nil:
 					state = "ended"
 				}
-				t.add(fmt.Sprint(s.ID), when(s.Started), state, fmt.Sprintf("%d/%d", s.Done, s.Targets), fmt.Sprint(s.Failed), s.Source)
+				t.add(fmt.Sprint(s.ID), when(s.Started), state, fmt.Sprintf("%d/%d", s.Done, s.Targets), fmt.Sprint(s.Failed), fitEnd(shown(s.Source), widestSource))
 			}
 			if before = next; next == 0 {
 				break
@@ -388,6 +393,9 @@ var (
 	textLargeFile = amtinit.Text{
 		EN: "initialize: %s is larger than %d MiB",
 		JA: "initialize: %sは%d MiBを超えています"}
+	textWrongFile = amtinit.Text{
+		EN: "initialize: %s: %w; correct the line, no run was started",
+		JA: "initialize: %sの形式が不正です: %w。記述を修正してください(実行は開始していません)"}
 	textUnreadable = amtinit.Text{
 		EN: "initialize: %s: %w; check the path, and that you may read it",
 		JA: "initialize: %sを読み込めません(%w)。パスと読み取り権限を確認してください"}
@@ -413,14 +421,14 @@ var (
 		EN: "not every PC is initialized",
 		JA: "初期設定されていないPCがあります"}
 	textEnded = amtinit.Text{
-		EN: "Run %d is called off and has ended; %d PCs were left alone.",
+		EN: "Run %d is called off and has ended; PCs left alone: %d.",
 		JA: "実行%dを取り消し、終了しました。PC %d台は処理していません。"}
 	textFinishing = amtinit.Text{
-		EN: "Run %d is called off; %d PCs are left alone. Of %d others those that are being worked on are finished, the rest is left alone too.",
+		EN: "Run %d is called off; PCs left alone: %d. Of the others (%d), those that are being worked on are finished, the rest is left alone too.",
 		JA: "実行%dを取り消しました。PC %d台は処理しません。残り%d台のうち、処理中のPCは最後まで処理し、ほかは処理しません。"}
 	textStarted = amtinit.Text{
-		EN: "Run %d over %d PCs has started. How far it is: samehost-manager initializations show %d",
-		JA: "実行%d(PC %d台)を開始しました。進捗の確認: samehost-manager initializations show %d"}
+		EN: "Run %d has started (PCs: %d). How far it is:",
+		JA: "実行%d(PC %d台)を開始しました。進捗の確認:"}
 	textNothingFailed = amtinit.Text{
 		EN: "Nothing is left to do: the last attempt of none of these PCs failed.",
 		JA: "再実行の必要なPCはありません。前回失敗したPCは含まれていません。"}

@@ -147,6 +147,7 @@ func newParser(c *cli, stdout, stderr io.Writer, exit func(code int)) *kong.Kong
 		kong.Writers(stdout, stderr),
 		kong.Exit(exit),
 		kong.Help(help.Print),
+		help.Numbers(),
 		groups,
 	)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -33,6 +35,7 @@ import (
 	"samehost/internal/checkin"
 	"samehost/internal/hardware"
 	"samehost/internal/hostid"
+	"samehost/internal/layout"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
 )
@@ -65,11 +68,39 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-var addresses atomic.Int32
+var (
+	addresses atomic.Int32
+
+	// ownNet is 127.122.N, of which no other run of these tests on this machine uses an address meanwhile: the listener at its
+	// last one says so until this process ends.
+	ownNet = sync.OnceValues(func() (string, net.Listener) {
+		for n := range 256 {
+			prefix := fmt.Sprintf("127.122.%d.", n)
+			if l, err := net.Listen("tcp", prefix+"254:8740"); err == nil {
+				return prefix, l
+			}
+		}
+		panic("no run of these tests can have a net of its own: 256 others hold theirs")
+	})
+)
 
 // ownAddress is a loopback address that nothing else uses. A free port of 127.0.0.1 would not do: until the manager
-// listens on it, any connection that is made on this machine may take it.
-func ownAddress() string { return fmt.Sprintf("127.122.%d.1:8740", addresses.Add(1)) }
+// listens on it, any connection that is made on this machine may take it. Addresses that are the same in each run would not
+// do either: another run may be under way, and what one left that was broken off may still listen.
+func ownAddress() string {
+	prefix, _ := ownNet()
+	for {
+		host := addresses.Add(1)
+		if host >= 254 {
+			panic("more addresses than a net has")
+		}
+		address := fmt.Sprint(prefix, host, ":8740")
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
+	}
+}
 
 // exits N PROGRAM ARGS...: the program ends with exactly that exit code, and with one line on standard error
 // unless it is 0.
@@ -264,7 +295,7 @@ func checkIn(ts *testscript.TestScript, neg bool, args []string) {
 // want80 FILE: no line takes more than 80 columns, and none holds what steers a terminal.
 func want80(ts *testscript.TestScript, neg bool, args []string) {
 	for _, line := range strings.Split(ts.ReadFile(args[0]), "\n") {
-		if n := columns(line); n > 80 {
+		if n := layout.Columns(line); n > 80 {
 			ts.Fatalf("%d columns: %s", n, line)
 		}
 		if shown(line) != line {
@@ -373,8 +404,8 @@ func TestHelpIsOneScreen(t *testing.T) {
 			t.Errorf("%q --help: %d lines", args, len(lines))
 		}
 		for _, l := range lines {
-			if columns(l) > screen || strings.HasSuffix(l, " ") {
-				t.Errorf("%q --help: %d columns: %q", args, columns(l), l)
+			if layout.Columns(l) > layout.Screen || strings.HasSuffix(l, " ") {
+				t.Errorf("%q --help: %d columns: %q", args, layout.Columns(l), l)
 			}
 			if strings.HasPrefix(l, "  --") && strings.Contains(l, `"`) {
 				t.Errorf("%q --help: a default stands where the flag's value is to be named: %q", args, l)
@@ -592,7 +623,7 @@ func TestSilentRelay(t *testing.T) {
 		}
 		text := out.String()
 		for line := range strings.Lines(text) {
-			if n := columns(strings.TrimRight(line, "\n")); n > 80 {
+			if n := layout.Columns(strings.TrimRight(line, "\n")); n > 80 {
 				t.Errorf("%d columns: %s", n, line)
 			}
 		}

@@ -281,6 +281,10 @@ func (c *archiveCmd) Run(ctx context.Context, p *program) error {
 		if len(done.Assets) > 0 && done.ContactDays < c.OlderThan {
 			p.say(p.in("check-ins came on %d of these %d days only; on the others nobody could be heard", done.ContactDays, c.OlderThan))
 		}
+		if len(done.Assets) == 0 {
+			p.paragraph("", p.in("No asset has been silent for that long."))
+			return nil
+		}
 		t := table{columns: []column{{"HOST ID", 32}, {"NAME", 20}, {"CHECK-IN", 16}}}
 		for _, a := range done.Assets {
 			t.add(a.HostID.String(), a.Name, when(a.LastCheckin))

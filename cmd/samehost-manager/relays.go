@@ -34,7 +34,7 @@ func (c *relaysCmd) Run(ctx context.Context, p *program) error {
 				backlog = fmt.Sprint(r.Reported.Reports)
 			}
 			t.add(r.HostID.String(), r.Name, r.State, when(r.LastContact), backlog)
-			t.below(strings.Join(relayLines(r, names), "; "))
+			t.below(strings.Join(p.relayLines(r, names), p.in("; ")))
 		}
 		if !p.json {
 			p.table(t)
@@ -44,7 +44,7 @@ func (c *relaysCmd) Run(ctx context.Context, p *program) error {
 }
 
 // relayLines are what does not fit into a row.
-func relayLines(r registry.Relay, names map[string]string) []string {
+func (p *program) relayLines(r registry.Relay, names map[string]string) []string {
 	route := `\`
 	for i := len(r.Via) - 1; i >= 0; i-- { // as ROOT is written, from the manager down
 		name := names[r.Via[i].String()]
@@ -53,19 +53,19 @@ func relayLines(r registry.Relay, names map[string]string) []string {
 		}
 		route = strings.TrimSuffix(route, `\`) + `\` + name
 	}
-	lines := []string{"route " + route}
+	lines := []string{p.in("route %s", route)}
 	switch {
 	case r.Expires.IsZero():
-		lines = append(lines, "no certificate was issued yet")
+		lines = append(lines, p.in("no certificate was issued yet"))
 	default:
-		lines = append(lines, "certificate valid until "+when(r.Expires))
+		lines = append(lines, p.in("certificate valid until %s", when(r.Expires)))
 	}
 	if s := r.Reported; s != nil && (s.Reports > 0 || s.Refused > 0) {
-		lines = append(lines, fmt.Sprintf("spool: %d reports, %d of %d MB, the oldest waits for %s; %d turned away since it started",
-			s.Reports, s.Bytes>>20, s.Bound>>20, time.Duration(s.OldestS)*time.Second, s.Refused))
+		lines = append(lines, p.in("reports in its spool: %d, %d of %d MB, the oldest waits for %s", s.Reports, s.Bytes>>20, s.Bound>>20, time.Duration(s.OldestS)*time.Second),
+			p.in("turned away since it started: %d", s.Refused))
 	}
 	if r.OpenWork > 0 {
-		lines = append(lines, fmt.Sprintf("%d of its work is open", r.OpenWork))
+		lines = append(lines, p.in("work open: %d", r.OpenWork))
 	}
 	return lines
 }

@@ -54,7 +54,7 @@ func (c *rulesSetCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(rule)
 		}
-		fmt.Fprintf(p.stdout, "Rule %s: %s.\n", rule.Name, rule.Mode)
+		p.paragraph("", p.in("Rule %s: %s.", rule.Name, rule.Mode))
 		return nil
 	})
 }
@@ -108,7 +108,7 @@ func (c *placeholdersAddCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(placeholder)
 		}
-		fmt.Fprintf(p.stdout, "%s %s proves nothing from now on. Clients are told with their next check-in.\n", placeholder.Kind, shown(placeholder.Pattern))
+		p.paragraph("", p.in("%s %s proves nothing from now on. Clients are told with their next check-in.", placeholder.Kind, placeholder.Pattern))
 		return nil
 	})
 }
@@ -130,7 +130,7 @@ func (c *placeholdersRemoveCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(map[string]string{"kind": c.Kind, "pattern": c.Value, "state": "removed"})
 		}
-		fmt.Fprintf(p.stdout, "%s %s counts as evidence again.\n", c.Kind, shown(c.Value))
+		p.paragraph("", p.in("%s %s counts as evidence again.", c.Kind, c.Value))
 		return nil
 	})
 }

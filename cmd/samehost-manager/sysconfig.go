@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -60,7 +61,7 @@ func (c *sysconfigExportCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(map[string]any{"file": c.File, "hosts": len(entries), "remarks": append([]string{}, remarks...)})
 		}
-		fmt.Fprintf(p.stdout, "%s: exported %d\n", shown(c.File), len(entries))
+		p.paragraph("", p.in("%s: exported %d", c.File, len(entries)))
 		return nil
 	})
 }
@@ -81,7 +82,7 @@ func (c *sysconfigImportCmd) Run(ctx context.Context, p *program) error {
 			f, err = os.Open(c.File)
 		}
 		if err != nil {
-			return fmt.Errorf("import: %w; check the path, and that you may read it", err)
+			return fmt.Errorf("import: %s: %w; check the path, and that you may read it", c.File, bare(err))
 		}
 		defer f.Close()
 		full, err := filepath.Abs(c.File)
@@ -105,9 +106,17 @@ func (c *sysconfigImportCmd) Run(ctx context.Context, p *program) error {
 				registry.Imported
 			}{c.File, done})
 		}
-		fmt.Fprintf(p.stdout, "%s: added %d, changed %d, unchanged %d\n", shown(c.File), done.Added, done.Changed, done.Unchanged)
+		p.paragraph("", p.in("%s: added %d, changed %d, unchanged %d", c.File, done.Added, done.Changed, done.Unchanged))
 		return nil
 	})
+}
+
+// bare is an error of the file system without the name of the call and the path.
+func bare(err error) error {
+	if of, is := errors.AsType[*fs.PathError](err); is {
+		return of.Err
+	}
+	return err
 }
 
 // systemUser is who runs this command, as the system calls him.

@@ -6,12 +6,10 @@ import (
 	"time"
 	"unicode"
 
-	"golang.org/x/text/width"
+	"samehost/internal/layout"
 )
 
-// What PCs and people wrote goes to a terminal through shown, and is measured in columns: a full-width character
-// takes two. Nothing here is wider than a screen of 80.
-const screen = 80
+// What PCs and people wrote goes to a terminal through shown. Nothing here is wider than layout.Screen.
 
 // shown is text without anything that steers a terminal or misleads its reader: control characters, escape
 // sequences, line ends, direction marks and other invisible ones are written as Go writes them, as \x1b or \u202e.
@@ -49,32 +47,12 @@ var nothingToSee = []*unicode.RangeTable{unicode.Other_Default_Ignorable_Code_Po
 
 const blankBraille = '\u2800'
 
-// columns is how much of a line a visible text takes.
-func columns(s string) int {
-	n := 0
-	for _, r := range s {
-		n += runeColumns(r)
-	}
-	return n
-}
-
-func runeColumns(r rune) int {
-	if unicode.In(r, unicode.Mn, unicode.Me) {
-		return 0
-	}
-	switch width.LookupRune(r).Kind() {
-	case width.EastAsianWide, width.EastAsianFullwidth:
-		return 2
-	}
-	return 1
-}
-
 // fit makes a visible text exactly n columns wide; what is cut ends in "~".
 func fit(s string, n int) string {
-	if columns(s) > n {
+	if layout.Columns(s) > n {
 		used := 0
 		for i, r := range s {
-			if w := runeColumns(r); used+w > n-1 {
+			if w := layout.Columns(string(r)); used+w > n-1 {
 				s = s[:i] + "~"
 				break
 			} else {
@@ -82,7 +60,7 @@ func fit(s string, n int) string {
 			}
 		}
 	}
-	return s + strings.Repeat(" ", n-columns(s))
+	return s + strings.Repeat(" ", n-layout.Columns(s))
 }
 
 type column struct {
@@ -148,7 +126,7 @@ func (p *program) table(t table) {
 		whole(r)
 		if note, ok := t.notes[i]; ok {
 			const indent = "    "
-			for _, l := range wrap(shown(note), screen-len(indent)) {
+			for _, l := range wrap(shown(note), layout.Screen-len(indent)) {
 				fmt.Fprintln(w, indent+l)
 			}
 		}
@@ -157,41 +135,32 @@ func (p *program) table(t table) {
 
 // paragraph prints text after a head, further lines indented below it.
 func (p *program) paragraph(head, text string) {
-	indent := strings.Repeat(" ", columns(head))
-	for _, line := range wrap(shown(text), screen-columns(head)) {
+	indent := strings.Repeat(" ", layout.Columns(head))
+	for _, line := range wrap(shown(text), layout.Screen-layout.Columns(head)) {
 		fmt.Fprintln(p.stdout, head+line)
 		head = indent
 	}
 }
 
-// wrap breaks visible text into lines of at most n columns: at a blank or, as Japanese is written, beside any full-width
-// character that may end or begin a line; where there is no such place, anywhere.
+// wrap breaks visible text into lines of at most n columns: one or more.
 func wrap(s string, n int) []string {
-	var lines []string
-	for columns(s) > n {
-		used, end, place, next := 0, 0, 0, 0
-		wide := false
-		for i, r := range s {
-			w := runeColumns(r)
-			switch {
-			case r == ' ':
-				place, next = i, i+1
-			case i > 0 && s[i-1] != ' ' && (w == 2 || wide && w > 0) && !strings.ContainsRune("、。，．：）」』ー", r):
-				place, next = i, i
-			}
-			wide = w == 2
-			if used += w; used > n {
-				end = i
-				break
-			}
-		}
-		if place == 0 {
-			place, next = end, end
-		}
-		lines = append(lines, s[:place])
-		s = s[next:]
+	if lines := layout.Wrap(s, n); len(lines) > 0 {
+		return lines
 	}
-	return append(lines, s)
+	return []string{""}
+}
+
+// fitEnd is fit for what says most at its end, as a path does.
+func fitEnd(s string, n int) string {
+	if layout.Columns(s) <= n {
+		return fit(s, n)
+	}
+	for i := range s {
+		if rest := s[i:]; layout.Columns(rest) < n {
+			return fit("~"+rest, n)
+		}
+	}
+	return fit("~", n)
 }
 
 // when is a time as people here read it: local, to the minute; "-" for none.

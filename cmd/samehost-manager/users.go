@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strings"
 
-	"golang.org/x/term"
-
+	"samehost/internal/config"
 	"samehost/internal/registry"
 )
 
@@ -45,7 +41,7 @@ func (c *userAddCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(map[string]string{"name": c.Name, "state": "added"})
 		}
-		fmt.Fprintf(p.stdout, "%s is an administrator.\n", shown(c.Name))
+		p.paragraph("", p.in("%s is an administrator.", c.Name))
 		return nil
 	})
 }
@@ -62,54 +58,15 @@ func (c *userPasswordCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(map[string]string{"name": c.Name, "state": "changed"})
 		}
-		fmt.Fprintf(p.stdout, "%s has another password.\n", shown(c.Name))
+		p.paragraph("", p.in("%s has another password.", c.Name))
 		return nil
 	})
 }
 
-// maxPasswordFile is more than any password takes.
-const maxPasswordFile = 4096
-
 // password reads one line: from a file, or from standard input, where a person is asked twice and nothing of it is shown.
 func (p *program) password(file string) (string, error) {
-	in := io.Reader(os.Stdin)
-	from := "standard input"
-	switch fd := int(os.Stdin.Fd()); {
-	case file != "":
-		f, err := os.Open(file)
-		if err != nil {
-			return "", fmt.Errorf("password: %w; check the path, and that you may read it", err)
-		}
-		defer f.Close()
-		in, from = f, file
-	case term.IsTerminal(fd):
-		var typed [2]string
-		for i, prompt := range []string{"Password: ", "Once more: "} {
-			fmt.Fprint(p.stderr, prompt)
-			b, err := term.ReadPassword(fd)
-			fmt.Fprintln(p.stderr)
-			if err != nil {
-				return "", fmt.Errorf("password: %w", err)
-			}
-			typed[i] = string(b)
-		}
-		if typed[0] != typed[1] {
-			return "", errors.New("password: the two are not the same; nothing was changed")
-		}
-		return typed[0], nil
-	}
-	b, err := io.ReadAll(io.LimitReader(in, maxPasswordFile+1))
-	if err != nil {
-		return "", fmt.Errorf("password: %w", err)
-	}
-	line, rest, _ := strings.Cut(string(b), "\n")
-	switch line = strings.TrimSuffix(line, "\r"); {
-	case len(b) > maxPasswordFile || strings.TrimSpace(rest) != "":
-		return "", fmt.Errorf("password: %s holds more than one line; write the password alone", from)
-	case line == "":
-		return "", fmt.Errorf("password: nothing stands in the first line of %s", from)
-	}
-	return line, nil
+	password, err := config.SecretSource{What: "password", File: file, Again: true, Prompt: p.stderr}.Read()
+	return password.Reveal(), err
 }
 
 func userError(err error) error {
@@ -156,7 +113,7 @@ func (c *userRemoveCmd) Run(ctx context.Context, p *program) error {
 		if p.json {
 			return p.printJSON(map[string]string{"name": c.Name, "state": "removed"})
 		}
-		fmt.Fprintf(p.stdout, "%s is no administrator any more.\n", shown(c.Name))
+		p.paragraph("", p.in("%s is no administrator any more.", c.Name))
 		return nil
 	})
 }

@@ -12,7 +12,7 @@ import (
 func Transfer(ctx context.Context, dir, from, to string) (copied []registry.Copied, err error) {
 	lock, err := takeLock(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%w: end serve first, on every machine that uses the database", err)
+		return nil, fmt.Errorf("%w, and on every other machine that uses the database", err)
 	}
 	defer lock.Close()
 	return registry.Transfer(ctx, from, to)
