@@ -234,7 +234,10 @@ func takeProgress(ctx context.Context, reg *registry.Registry, jws string, log *
 			attempts = append(attempts, attempt(l.Target, run))
 		}
 	}
-	dropped, err := reg.TakeRelayJournal(ctx, p, key, attempts)
+	dropped, foreign, err := reg.TakeRelayJournal(ctx, p, key, attempts)
+	if foreign > 0 {
+		log.Warn("results of a relay's dcmamtin are not taken, because those PCs do not report through this relay", "relay", p.From.String(), "results", foreign)
+	}
 	if dropped > 0 {
 		log.Warn("results of a relay's dcmamtin are not kept, because those of too many PCs that never checked in are kept already", "relay", p.From.String(), "results", dropped)
 	}

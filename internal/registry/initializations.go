@@ -135,17 +135,59 @@ func scanPosition(scan func(...any) error) (p Position, err error) {
 // is not known is at the zero Offset. An attempt that was taken before is not taken again, wherever it stands. dropped
 // is how many could not be kept because too many wait for PCs that never checked in.
 func (r *Registry) Initializations(ctx context.Context, from, to Position, attempts []Initialization) (dropped int, err error) {
-	return r.initializations(ctx, from, to, attempts, maxOpenAttempts, maxOpenAttempts)
+	dropped, _, err = r.initializations(ctx, from, to, attempts, maxOpenAttempts, maxOpenAttempts, teller{})
+	return dropped, err
+}
+
+// teller is who says what became of PCs. A relay's word counts for those whose latest report came through it, for the one that a run gave it,
+// and for what is no asset.
+type teller struct {
+	relay hostid.ID // zero: this manager, whose word counts for all
+	run   bool      // of a run's target, whose name the run gave it; else the name is the relay's word, too
+	meant int64     // the asset of that target; 0: the run knew of none
+}
+
+// mayTell reports whether somebody's word counts for an asset that was told in that way.
+func (t *transaction) mayTell(by teller, asset int64, how Match) (bool, error) {
+	if by.relay.IsZero() || by.run && (by.meant == asset || by.meant == 0 && how == ByName) {
+		return true, nil
+	}
+	var route string
+	if _, err := t.get(`SELECT h.route FROM assets a JOIN hosts h ON h.host_id = a.seen_host WHERE a.id = $1`, []any{asset}, []any{&route}); err != nil {
+		return false, err
+	}
+	if strings.Contains(route+`\`, `\`+by.relay.String()+`\`) {
+		return true, nil
+	}
+	return t.get(`SELECT 1 FROM hosts WHERE host_id = $1 AND asset_id = $2`, []any{by.relay.String(), asset}, []any{new(int)}) // the relay itself
+}
+
+// mayTellUUID reports whether somebody's word counts for a PC with that UUID: none has it, or one of those that have is his.
+func (t *transaction) mayTellUUID(by teller, uuid string) (bool, error) {
+	if by.relay.IsZero() || uuid == "" {
+		return true, nil
+	}
+	ids, err := t.assetIDs(`SELECT asset_id FROM board_facts WHERE fact = $1 AND value = $2 ORDER BY asset_id LIMIT $3`, hostid.SystemUUID.String(), uuid, maxSubjectsPerUUID)
+	if err != nil || len(ids) == 0 {
+		return err == nil, err
+	}
+	for _, id := range ids {
+		if may, err := t.mayTell(by, id, ByUUID); may || err != nil {
+			return may, err
+		}
+	}
+	return false, nil
 }
 
 // TakeRelayJournal takes attempts that a relay's own dcmamtin made, as the relay hands them on: a stream of its journals, numbered
 // from 1. Verified is who signed it. What was taken before changes nothing. It fails with a checkin.Refusal where it will never be
-// taken: UnknownWork where what came before it in its stream is not known here, so that the relay begins a new stream.
-func (r *Registry) TakeRelayJournal(ctx context.Context, p checkin.Progress, verified ed25519.PublicKey, attempts []Initialization) (dropped int, err error) {
+// taken: UnknownWork where what came before it in its stream is not known here, so that the relay begins a new stream. dropped is as in
+// Initializations; foreign is how many are about assets whose latest report did not come through this relay: those are not taken.
+func (r *Registry) TakeRelayJournal(ctx context.Context, p checkin.Progress, verified ed25519.PublicKey, attempts []Initialization) (dropped, foreign int, err error) {
 	return r.takeRelayJournal(ctx, p, verified, attempts, maxOpenOfRelay)
 }
 
-func (r *Registry) takeRelayJournal(ctx context.Context, p checkin.Progress, verified ed25519.PublicKey, attempts []Initialization, maxOpen int) (dropped int, err error) {
+func (r *Registry) takeRelayJournal(ctx context.Context, p checkin.Progress, verified ed25519.PublicKey, attempts []Initialization, maxOpen int) (dropped, foreign int, err error) {
 	name := "relay " + p.From.String()
 	for try := 1; ; try++ {
 		err := r.write(ctx, func(t *transaction) error {
@@ -164,11 +206,11 @@ func (r *Registry) takeRelayJournal(ctx context.Context, p checkin.Progress, ver
 			return nil
 		})
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		positions, err := scanAll(ctx, r.readers, scanPosition, positionColumns+`WHERE name = $1`, name)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		from := Position{Name: name}
 		if len(positions) > 0 {
@@ -176,19 +218,19 @@ func (r *Registry) takeRelayJournal(ctx context.Context, p checkin.Progress, ver
 		}
 		switch {
 		case from.Head == p.Work && uint64(from.Offset) >= p.Sequence:
-			return 0, nil
+			return 0, 0, nil
 		case p.Sequence != 1 && (from.Head != p.Work || uint64(from.Offset)+1 != p.Sequence):
-			return 0, &checkin.Refusal{Code: checkin.UnknownWork, Detail: fmt.Sprintf("what came before %d in %s is not known here", p.Sequence, p.Work)}
+			return 0, 0, &checkin.Refusal{Code: checkin.UnknownWork, Detail: fmt.Sprintf("what came before %d in %s is not known here", p.Sequence, p.Work)}
 		}
-		dropped, err = r.initializations(ctx, from, Position{Name: name, Head: p.Work, Offset: int64(p.Sequence)}, attempts, maxOpenAttempts, maxOpen)
+		dropped, foreign, err = r.initializations(ctx, from, Position{Name: name, Head: p.Work, Offset: int64(p.Sequence)}, attempts, maxOpenAttempts, maxOpen, teller{relay: p.From})
 		if !errors.Is(err, ErrTaken) || try == 10 { // it came twice at once
-			return dropped, err
+			return dropped, foreign, err
 		}
 	}
 }
 
 // initializations keeps no more than maxOpen that wait for their PC, and of this journal no more than maxOwn.
-func (r *Registry) initializations(ctx context.Context, from, to Position, attempts []Initialization, maxOpen, maxOwn int) (dropped int, err error) {
+func (r *Registry) initializations(ctx context.Context, from, to Position, attempts []Initialization, maxOpen, maxOwn int, by teller) (dropped, foreign int, err error) {
 	err = r.write(ctx, func(t *transaction) error {
 		var head string
 		var offset int64
@@ -215,9 +257,9 @@ func (r *Registry) initializations(ctx context.Context, from, to Position, attem
 				return err
 			}
 		}
-		dropped = 0
+		dropped, foreign = 0, 0
 		for _, i := range attempts {
-			taken, err := t.initialization(to.Name, i, open < maxOpen && own < maxOwn)
+			taken, err := t.initialization(to.Name, i, open < maxOpen && own < maxOwn, by)
 			if err != nil {
 				return err
 			}
@@ -227,11 +269,13 @@ func (r *Registry) initializations(ctx context.Context, from, to Position, attem
 				own++
 			case attemptDropped:
 				dropped++
+			case attemptForeign:
+				foreign++
 			}
 		}
 		return nil
 	})
-	return dropped, err
+	return dropped, foreign, err
 }
 
 // What became of an attempt.
@@ -242,6 +286,7 @@ const (
 	attemptAttached              // to an asset
 	attemptOpen                  // it waits for its PC
 	attemptDropped
+	attemptForeign // who says so has no say about that asset
 )
 
 // attempt is a row of initializations.
@@ -268,7 +313,7 @@ func (a attempt) subject() string {
 	return "address " + a.address
 }
 
-func (t *transaction) initialization(journal string, i Initialization, room bool) (taken, error) {
+func (t *transaction) initialization(journal string, i Initialization, room bool, by teller) (taken, error) {
 	i = i.clipped()
 	a := attempt{uuid: usableUUID(i.SystemUUID), address: i.Address, ok: i.OK}
 	a.name, a.label = assetName(i.Host)
@@ -279,6 +324,9 @@ func (t *transaction) initialization(journal string, i Initialization, room bool
 	if counted.After(t.now) { // the clock there is wrong; the time must not outdo what is going to happen
 		counted = t.now
 	}
+	if may, err := t.mayTellUUID(by, a.uuid); err != nil || !may {
+		return attemptForeign, err
+	}
 	if a.uuid != "" {
 		if err := t.meetUUID(journal, a); err != nil {
 			return attemptKnown, err
@@ -287,6 +335,11 @@ func (t *transaction) initialization(journal string, i Initialization, room bool
 	asset, how, err := t.assetOf(a)
 	if err != nil {
 		return attemptKnown, err
+	}
+	if asset != 0 {
+		if may, err := t.mayTell(by, asset, how); err != nil || !may {
+			return attemptForeign, err
+		}
 	}
 	if asset == 0 && !room {
 		return attemptDropped, nil

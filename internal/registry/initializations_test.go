@@ -508,7 +508,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 	j.take(m.failed("x1", ""), m.failed("x2", ""), m.failed("x3", ""))
 	to := j.at
 	to.Offset++
-	dropped, err := m.initializations(t.Context(), j.at, to, []Initialization{m.failed("nobody", ""), m.done("alpha", "")}, 3, 3)
+	dropped, _, err := m.initializations(t.Context(), j.at, to, []Initialization{m.failed("nobody", ""), m.done("alpha", "")}, 3, 3, teller{})
 	must(t, err)
 	expect(t, "dropped", dropped, 1)
 	expect(t, "last", m.last(p), "name ok")

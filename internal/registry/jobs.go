@@ -442,10 +442,10 @@ func (r *Registry) PartProgress(ctx context.Context, p RunPart, g PartProgress) 
 }
 
 func (t *transaction) partResult(p RunPart, result PartResult, room bool) (taken, error) {
-	var host string
+	var host, name, address string
 	var moves int
-	open, err := t.get(`SELECT host_id, moves FROM run_targets WHERE run_id = $1 AND number = $2 AND part_id = $3 AND ended IS NULL`,
-		[]any{p.Run, result.Number, p.ID}, []any{&host, &moves})
+	open, err := t.get(`SELECT host_id, host, address, moves FROM run_targets WHERE run_id = $1 AND number = $2 AND part_id = $3 AND ended IS NULL`,
+		[]any{p.Run, result.Number, p.ID}, []any{&host, &name, &address, &moves})
 	if err != nil || !open {
 		return attemptKnown, err
 	}
@@ -459,6 +459,15 @@ func (t *transaction) partResult(p RunPart, result PartResult, room bool) (taken
 		}
 	}
 	i := result.Initialization.clipped()
+	by := teller{relay: p.Relay, run: true}
+	if !p.Relay.IsZero() { // which PC it is the run says, not the relay
+		if i.Host = name; name == "" {
+			i.Address = address
+		}
+		if _, err := t.get(`SELECT asset_id FROM hosts WHERE host_id = $1`, []any{host}, []any{&by.meant}); err != nil {
+			return attemptKnown, err
+		}
+	}
 	i.By, i.Source = clip(p.By, 255), clip(fmt.Sprintf("run %d: %s", p.Run, p.Source), 1024)
 	outcome := OutcomeInitialized
 	switch {
@@ -474,7 +483,7 @@ func (t *transaction) partResult(p RunPart, result PartResult, room bool) (taken
 	if p.DryRun || i.Step == "" && !i.OK { // nobody has been at the PC
 		return attemptKnown, nil
 	}
-	return t.initialization(fmt.Sprintf("run %d", p.Run), i, room)
+	return t.initialization(fmt.Sprintf("run %d", p.Run), i, room, by)
 }
 
 // moveTarget gives a PC of a run to another way.

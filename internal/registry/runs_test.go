@@ -585,7 +585,7 @@ func TestJournalsOfARelay(t *testing.T) {
 	verified := relay.seed.SigningKey().Public().(ed25519.PublicKey)
 	take := func(stream string, sequence uint64, attempts ...Initialization) error {
 		t.Helper()
-		_, err := m.TakeRelayJournal(t.Context(), checkin.Progress{Work: stream, From: relay.report.HostID, Sequence: sequence}, verified, attempts)
+		_, _, err := m.TakeRelayJournal(t.Context(), checkin.Progress{Work: stream, From: relay.report.HostID, Sequence: sequence}, verified, attempts)
 		return err
 	}
 	at := func(name string) Initialization {
@@ -615,10 +615,10 @@ func TestJournalsOfARelay(t *testing.T) {
 	var count int
 	must(t, m.readers.QueryRow(`SELECT COUNT(*) FROM initializations`).Scan(&count))
 	expect(t, "attempts", count, 3)
-	if _, err := m.TakeRelayJournal(t.Context(), checkin.Progress{Work: "journals-1", From: plain.report.HostID, Sequence: 1}, plain.seed.SigningKey().Public().(ed25519.PublicKey), nil); refusal(err) != checkin.NotRelay {
+	if _, _, err := m.TakeRelayJournal(t.Context(), checkin.Progress{Work: "journals-1", From: plain.report.HostID, Sequence: 1}, plain.seed.SigningKey().Public().(ed25519.PublicKey), nil); refusal(err) != checkin.NotRelay {
 		t.Errorf("a client's journals: %v", err)
 	}
-	if _, err := m.TakeRelayJournal(t.Context(), checkin.Progress{Work: "journals-2", From: relay.report.HostID, Sequence: 2}, plain.seed.SigningKey().Public().(ed25519.PublicKey), nil); refusal(err) != checkin.Malformed {
+	if _, _, err := m.TakeRelayJournal(t.Context(), checkin.Progress{Work: "journals-2", From: relay.report.HostID, Sequence: 2}, plain.seed.SigningKey().Public().(ed25519.PublicKey), nil); refusal(err) != checkin.Malformed {
 		t.Errorf("by another key: %v", err)
 	}
 }
@@ -634,7 +634,7 @@ func TestJournalsOfARelayThatInventsPCs(t *testing.T) {
 		for _, n := range names {
 			attempts = append(attempts, m.failed(n, ""))
 		}
-		dropped, err := m.takeRelayJournal(t.Context(), checkin.Progress{Work: "journals-" + relay.report.Names.Host, From: relay.report.HostID, Sequence: sequence},
+		dropped, _, err := m.takeRelayJournal(t.Context(), checkin.Progress{Work: "journals-" + relay.report.Names.Host, From: relay.report.HostID, Sequence: sequence},
 			relay.seed.SigningKey().Public().(ed25519.PublicKey), attempts, 3)
 		must(t, err)
 		return dropped
@@ -644,4 +644,63 @@ func TestJournalsOfARelayThatInventsPCs(t *testing.T) {
 	expect(t, "dropped for good", take(bad, 3, "f"), 1)
 	expect(t, "another's", take(other, 1, "g", "h", "i"), 0)
 	expect(t, "kept", m.unmatched(), []string{"a unknown", "b unknown", "c unknown", "g unknown", "h unknown", "i unknown"})
+}
+
+// What a relay says of PCs that do not report through it counts for none of them, by whatever it calls them: neither as results of its
+// part of a run nor as what dcmamtin did there.
+func TestRelayTellsOfOthersPCs(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	ctx := t.Context()
+	bad, good := newRelay(m, "bad"), newRelay(m, "good")
+	bad.reporting()
+	good.reporting()
+	mine, theirs, direct := newPC(m, "near").via(bad), newPC(m, "theirs").via(good), newPC(m, "direct").via()
+	uuid := func(p *pc) string { return p.report.Facts.SystemUUID }
+	verified := bad.seed.SigningKey().Public().(ed25519.PublicKey)
+	sequence := uint64(0)
+	journal := func(attempts ...Initialization) (foreign int) {
+		t.Helper()
+		sequence++
+		_, foreign, err := m.TakeRelayJournal(ctx, checkin.Progress{Work: "journals-1", From: bad.report.HostID, Sequence: sequence}, verified, attempts)
+		must(t, err)
+		return foreign
+	}
+	expect(t, "not taken of a journal", journal(m.failed("theirs", ""), m.failed("direct", ""), m.failed("", uuid(theirs)), m.done("near", uuid(direct)),
+		m.failed("x", uuid(theirs)), m.failed("y", uuid(theirs))), 6)
+	for _, p := range []*pc{mine, theirs, direct} {
+		expect(t, "attempts at "+p.report.Names.Host, m.last(p), "")
+	}
+	var shared int
+	must(t, m.readers.QueryRow(`SELECT COUNT(*) FROM shared_uuids`).Scan(&shared))
+	expect(t, "UUIDs that tell no PC", shared, 0)
+	expect(t, "not taken of its own", journal(m.failed("near", uuid(mine)), m.failed("bad", ""), m.failed("stranger", "")), 0)
+	expect(t, "its own", m.last(mine), "uuid log-on-refused")
+	expect(t, "itself", m.last(bad), "name log-on-refused")
+	expect(t, "what never checked in", m.unmatched(), []string{"stranger unknown"})
+
+	// In a run the relay has three PCs: one of its own, one that has moved since, and one that is no asset.
+	moved := newPC(m, "moved").via(bad)
+	run := m.run(RunRequest{Entries: []sysconfig.Entry{entry("192.0.2.11", "near", `\bad`), entry("192.0.2.12", "moved", `\bad`), entry("192.0.2.13", "new", `\bad`)}})
+	var part RunPart
+	for _, p := range m.parts("one") {
+		if p.Run == run {
+			part = p
+		}
+	}
+	expect(t, "whose part", part.Relay, bad.report.HostID)
+	moved.via(good)
+	result := func(number int, host, uuid string) PartResult {
+		r := m.result(number, host, "")
+		r.SystemUUID = uuid
+		return r
+	}
+	must(t, m.PartProgress(ctx, part, PartProgress{Results: []PartResult{
+		result(1, "theirs", uuid(theirs)), result(2, "theirs", uuid(moved)), result(3, "direct", "")}}))
+	expect(t, "the run", m.targets(run), []string{`near 192.0.2.7 \bad initialized`, `moved 192.0.2.7 \bad initialized`, `new 192.0.2.13 \bad initialized`})
+	for p, want := range map[*pc]string{mine: "uuid log-on-refused", moved: "uuid ok", theirs: "", direct: ""} {
+		expect(t, "last attempt at "+p.report.Names.Host, m.last(p), want)
+	}
+	fresh := newPC(m, "new").via(good) // the operator called it so
+	expect(t, "last attempt at what was no asset", m.last(fresh), "name ok")
 }
