@@ -34,6 +34,7 @@ type checkInJob struct {
 
 	reply checkin.Reply // unsigned, and signed by whoever waits for it, unless Raw is set
 	err   error
+	open  bool // it is to be decided about, elsewhere
 
 	turn chan bool // true: lead the next batch; false: done
 }
@@ -93,8 +94,8 @@ func (l *lane) wait() time.Duration {
 	return time.Duration(max(took/max(l.reports, 1), took/max(l.reports, tellingReports)*float64(len(l.waiting))))
 }
 
-// join waits until the job is done.
-func (l *lane) join(r *Registry, j *checkInJob) error {
+// join waits until a batch with the job is done, after gathering others for so long.
+func (l *lane) join(j *checkInJob, gather time.Duration, do func([]*checkInJob)) error {
 	l.mu.Lock()
 	if wait := l.wait(); len(l.waiting) >= maxWaiting || wait > maxWait {
 		l.mu.Unlock()
@@ -110,15 +111,14 @@ func (l *lane) join(r *Registry, j *checkInJob) error {
 	l.led = true
 	l.mu.Unlock()
 	if lead || <-j.turn {
-		l.gather(r.gather)
+		l.gather(gather)
 		l.mu.Lock()
 		batch := l.waiting[:min(len(l.waiting), maxBatch)]
 		l.waiting = append([]*checkInJob(nil), l.waiting[len(batch):]...)
 		l.mu.Unlock()
 		began := time.Now()
-		r.acceptAll(batch) // which does not panic, or nobody would lead any more
+		do(batch) // which does not panic, or nobody would lead any more
 		took := time.Since(began)
-		r.busy.add(took)
 		l.mu.Lock()
 		l.last = time.Now()
 		l.took, l.reports = l.took*7/8+took, l.reports*7/8+float64(len(batch))
@@ -158,7 +158,11 @@ func (r *Registry) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin
 	if err := j.way(s.Hops); err != nil {
 		return checkin.Reply{}, err
 	}
-	if err := r.laneOf(v.Report.HostID).join(r, j); err != nil {
+	err = r.quick.join(j, r.gather, r.acceptAll)
+	if err == nil && j.open {
+		err = r.laneOf(v.Report.HostID).join(j, 0, r.decideAll)
+	}
+	if err != nil {
 		return checkin.Reply{}, err
 	}
 	if j.err != nil {
@@ -189,9 +193,10 @@ func (j *checkInJob) way(hops []checkin.Hop) error {
 	return nil
 }
 
-// acceptAll takes a batch: first the reports that need no decision, then all others. A batch that fails is done again one by
-// one: what is wrong with one report must not harm another.
+// acceptAll takes a batch: first the reports that need no decision, then all others, or leaves those to the lanes for it where there
+// are any. A batch that fails is done again one by one: what is wrong with one report must not harm another.
 func (r *Registry) acceptAll(batch []*checkInJob) {
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), batchTime) // who waits may be gone, the batch is others' too
 	defer cancel()
 	var rest []*checkInJob
@@ -202,7 +207,27 @@ func (r *Registry) acceptAll(batch []*checkInJob) {
 		}
 		return err
 	})
-	r.each(rest, func(some []*checkInJob) error {
+	if len(r.lanes) == 0 {
+		r.decideEach(ctx, rest)
+	} else {
+		for _, j := range rest {
+			j.open = true
+		}
+	}
+	r.busy.add(&r.busy.quick, time.Since(began))
+}
+
+// decideAll decides about the reports of a batch.
+func (r *Registry) decideAll(batch []*checkInJob) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), batchTime)
+	defer cancel()
+	r.decideEach(ctx, batch)
+	r.busy.add(&r.busy.deciding, time.Since(began))
+}
+
+func (r *Registry) decideEach(ctx context.Context, batch []*checkInJob) {
+	r.each(batch, func(some []*checkInJob) error {
 		return r.decide(ctx, func(t *transaction) error {
 			for _, j := range some {
 				j.reply, j.err = checkin.Reply{}, nil
@@ -443,22 +468,22 @@ func (t *transaction) unsettle() error {
 
 // busyness measures which part of the time the database's writers work.
 type busyness struct {
-	mu    sync.Mutex
-	since time.Time
-	sum   time.Duration
-	part  float64 // of the last whole stretch
+	mu              sync.Mutex
+	since           time.Time
+	quick, deciding time.Duration // since then; deciding in all lanes for it
+	part            float64       // of the last whole stretch
 }
 
 // stretch is what busyness is measured over: long enough that a single burst does not slow ten thousand PCs down.
 const stretch = 15 * time.Second
 
-func (b *busyness) add(d time.Duration) {
+func (b *busyness) add(to *time.Duration, d time.Duration) {
 	b.mu.Lock()
-	b.sum += d
+	*to += d
 	b.mu.Unlock()
 }
 
-// take returns the part of the last stretch that was spent working, once for each stretch.
+// take returns the part of the last stretch that was spent working, with that many lanes that decide, once for each stretch.
 func (b *busyness) take(now time.Time, lanes int) (part float64, over bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -469,8 +494,8 @@ func (b *busyness) take(now time.Time, lanes int) (part float64, over bool) {
 	if gone < stretch {
 		return b.part, false
 	}
-	b.part = b.sum.Seconds() / gone.Seconds() / float64(lanes)
-	b.since, b.sum = now, 0
+	b.part = max(b.quick.Seconds(), b.deciding.Seconds()/max(float64(lanes), 1)) / gone.Seconds()
+	b.since, b.quick, b.deciding = now, 0, 0
 	return b.part, true
 }
 

@@ -119,7 +119,8 @@ func hide(text string, u *url.URL) string {
 	return text
 }
 
-// postgresLanes is how many batches of check-ins are under way at a time: while one waits for the server, another is made.
+// postgresLanes is how many batches of decisions are under way at a time: while one waits for the server, another is made. Reports
+// that need no decision are one batch at a time, since what that costs the server is by the batch.
 const postgresLanes = 4
 
 // postgresDatabase is the database that a server holds. Several managers may work on it at once: every transaction that

@@ -194,7 +194,7 @@ func (m *manager) unlucky(t testing.TB) {
 	c, err := postgresConfig(m.dsn)
 	must(t, err)
 	must(t, m.writers.Close())
-	m.lanes = m.lanes[:1] // while numbers are set back nobody else may draw any
+	m.lanes = nil // while numbers are set back nobody else may draw any
 	m.writers = sql.OpenDB(unlucky{postgresConnector{stdlib.GetConnector(*c)}, new(atomic.Int64)})
 	m.writers.SetMaxOpenConns(postgresConnections)
 	m.writers.SetMaxIdleConns(postgresConnections)

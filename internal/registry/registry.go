@@ -62,7 +62,8 @@ type Registry struct {
 	marks    atomic.Pointer[placeholderList] // as last read
 	paced    atomic.Pointer[pace]            // as last read
 
-	lanes []lane // of check-ins; the reports of a host keep to one
+	quick lane   // all check-ins
+	lanes []lane // those that are to be decided about, where that is not done in quick, too; the reports of a host keep to one
 	busy  busyness
 
 	wrote wrote // figures
@@ -89,7 +90,7 @@ type database struct {
 	migrations string // their folder
 	checkOwner func(context.Context, *sql.DB) error
 
-	side       int            // lanes of check-ins side by side; 0: one
+	side       int            // lanes that decide about check-ins side by side; 0: that is done with the others
 	snapshot   *sql.TxOptions // of a transaction that sees everything as of one moment; nil: every one does
 	isolation  sql.IsolationLevel
 	light      sql.IsolationLevel                    // of a transaction that finds out by itself whether others were in its way (errMoved)
@@ -151,7 +152,7 @@ func openSQLite(ctx context.Context, path string, o Options) (*Registry, error) 
 
 // open takes over d, also when it fails.
 func open(ctx context.Context, d *database, o Options) (*Registry, error) {
-	r := &Registry{database: d, key: o.Key, interval: o.Interval, now: o.Now, lanes: make([]lane, max(d.side, 1))}
+	r := &Registry{database: d, key: o.Key, interval: o.Interval, now: o.Now, lanes: make([]lane, d.side)}
 	if r.interval == 0 {
 		r.interval = DefaultInterval
 	}

@@ -35,7 +35,7 @@ func TestBatchSurvivesAPanic(t *testing.T) {
 	var err error
 	beside.v, err = checkin.Verify(beside.s)
 	must(t, err)
-	l := m.laneOf(p.report.HostID)
+	l := &m.quick
 	l.mu.Lock()
 	l.waiting = []*checkInJob{beside}
 	l.mu.Unlock()

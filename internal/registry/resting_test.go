@@ -330,7 +330,7 @@ func TestShed(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
 	p := newPC(m, "alpha")
-	l := m.laneOf(p.report.HostID)
+	l := &m.quick
 	l.mu.Lock()
 	l.led, l.took, l.reports = true, 10*time.Second, 1
 	l.waiting = []*checkInJob{{}}
