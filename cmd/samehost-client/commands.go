@@ -139,7 +139,7 @@ func (c *installCmd) Run(ctx context.Context, p *program) error {
 		return errShown
 	case !out.CheckedIn:
 		p.say("not checked in yet, it will be tried again: " + out.Error)
-	case !out.Enrolled:
+	case enrolmentWaits(out):
 		p.say(enrolmentPending)
 	}
 	return nil
@@ -205,7 +205,7 @@ func (*checkinCmd) Run(ctx context.Context, p *program) error {
 		return err
 	}
 	lines := []string{fmt.Sprintf("%s %s", out.HostID, out.Reply)}
-	if out.CheckedIn && !out.Enrolled && !p.json {
+	if enrolmentWaits(out) && !p.json {
 		p.say(enrolmentPending)
 	}
 	for _, s := range out.Stores {
@@ -336,6 +336,12 @@ func statusLines(s agent.Status, lang string) []string {
 
 // enrolmentPending is what a PC is told whose first reports no manager has seen yet.
 const enrolmentPending = "a relay has the report in its keeping, but the manager has not accepted this PC yet; that follows once the relay reaches it"
+
+// enrolmentWaits says that the manager has yet to hear of this PC. Where it did accept the report, it may have told the PC to
+// take a new host ID, which the next report enrols.
+func enrolmentWaits(out agent.Outcome) bool {
+	return out.CheckedIn && !out.Enrolled && out.Reply == checkin.Deferred
+}
 
 // replyWords is what became of a report, in plain words.
 func replyWords(status checkin.ReplyStatus) string {

@@ -145,3 +145,21 @@ func TestStatusInJapanese(t *testing.T) {
 		}
 	}
 }
+
+// Nobody is told in one breath that the manager accepted a report and that it has not accepted the PC.
+func TestEnrolmentWaits(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		out  agent.Outcome
+		want bool
+	}{
+		{agent.Outcome{CheckedIn: true, Reply: checkin.Deferred}, true},
+		{agent.Outcome{CheckedIn: true, Reply: checkin.Deferred, Enrolled: true}, false},
+		{agent.Outcome{CheckedIn: true, Reply: checkin.Accepted}, false}, // an order gave it a new host ID meanwhile
+		{agent.Outcome{}, false},
+	} {
+		if got := enrolmentWaits(c.out); got != c.want {
+			t.Errorf("%+v: %v", c.out, got)
+		}
+	}
+}

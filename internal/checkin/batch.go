@@ -389,7 +389,7 @@ func (c *RelayClient) call(ctx context.Context, path string, timeout time.Durati
 		if code, ok := strings.CutPrefix(p.Type, problemBase); ok && res.StatusCode >= 400 && res.StatusCode < 500 {
 			return &Refusal{RefusalCode(printable(code, maxName)), printable(p.Detail, maxText)}
 		}
-		return c.client.unavailable(fmt.Errorf("HTTP %d: %s", res.StatusCode, printable(p.Title+" "+p.Detail, maxText)))
+		return c.client.unavailable(fmt.Errorf("HTTP %d: %s", res.StatusCode, printable(p.text(), maxText)))
 	}
 	return c.client.unavailable(fmt.Errorf("HTTP %d with %q: is this really a samehost manager or relay?", res.StatusCode, printable(media, maxName)))
 }

@@ -45,6 +45,14 @@ type problem struct {
 	Detail string `json:"detail,omitempty"`
 }
 
+// text is what a problem says, in one line.
+func (p problem) text() string {
+	if p.Detail == "" || p.Title == "" {
+		return p.Title + p.Detail
+	}
+	return p.Title + ": " + p.Detail
+}
+
 type deferral struct {
 	Status ReplyStatus `json:"status"`
 	Report Digest      `json:"report"`
@@ -277,7 +285,7 @@ func (c *Client) CheckIn(ctx context.Context, r SignedReport) (Reply, error) {
 		if code, ok := strings.CutPrefix(p.Type, problemBase); ok && res.StatusCode >= 400 && res.StatusCode < 500 {
 			return Reply{}, &Refusal{RefusalCode(printable(code, maxName)), printable(p.Detail, maxText)}
 		}
-		return Reply{}, c.unavailable(fmt.Errorf("HTTP %d: %s", res.StatusCode, printable(p.Title+" "+p.Detail, maxText)))
+		return Reply{}, c.unavailable(fmt.Errorf("HTTP %d: %s", res.StatusCode, printable(p.text(), maxText)))
 	}
 	return Reply{}, c.unavailable(fmt.Errorf("HTTP %d with %q: is this really a samehost manager or relay?", res.StatusCode, printable(media, maxName)))
 }
