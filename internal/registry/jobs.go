@@ -22,6 +22,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/riverqueue/river/rivermigrate"
 
+	"samehost/internal/checkin"
 	"samehost/internal/hostid"
 )
 
@@ -508,7 +509,8 @@ func (r *Registry) HandOver(ctx context.Context, p RunPart) (id string, made tim
 		made = t.now
 		if id == "" {
 			handed++
-			id = fmt.Sprintf("initialize-%d-%d-%d", p.Run, p.ID, handed)
+			// The numbers come again where this database is put back from a backup, and a relay may have work from after that.
+			id = fmt.Sprintf("initialize-%d-%d-%d-%s", p.Run, p.ID, handed, checkin.NewToken().String()[:8])
 			if _, err := t.exec(`UPDATE run_targets SET handed = $1 WHERE run_id = $2 AND part_id = $3 AND ended IS NULL
 				AND number IN (SELECT number FROM run_targets WHERE part_id = $3 AND ended IS NULL ORDER BY number LIMIT $4)`, handed, p.Run, p.ID, handOver); err != nil {
 				return err

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -703,4 +704,24 @@ func TestRelayTellsOfOthersPCs(t *testing.T) {
 	}
 	fresh := newPC(m, "new").via(good) // the operator called it so
 	expect(t, "last attempt at what was no asset", m.last(fresh), "name ok")
+}
+
+// The numbers of runs and parts come again where a database is put back from a backup; the names of work do not, so that no relay takes
+// one work for another.
+func TestNamesOfWorkDoNotComeAgain(t *testing.T) {
+	t.Parallel()
+	names := make(map[string]bool)
+	for range 2 {
+		m := newManager(t)
+		relay := newRelay(m, "relay")
+		relay.reporting()
+		m.run(RunRequest{Entries: []sysconfig.Entry{entry("192.0.2.11", "alpha", `\relay`)}})
+		id, _, _, err := m.HandOver(t.Context(), m.parts("one")[0])
+		must(t, err)
+		if !strings.HasPrefix(id, "initialize-1-1-1-") {
+			t.Errorf("named %s", id)
+		}
+		names[id] = true
+	}
+	expect(t, "names", len(names), 2)
 }

@@ -152,8 +152,8 @@ func (r *Registry) WorkFor(ctx context.Context, relays []hostid.ID, have []strin
 
 // TakeProgress takes what a relay says about its work. What was taken before changes nothing. It fails with a
 // checkin.Refusal where this progress will never be taken: malformed, by another key than the relay's, or of work that is
-// not there any more (UnknownWork); and with another error where it may be, sent again: also where one before it is
-// missing.
+// not there any more (UnknownWork); and with another error where it may be, sent again; a checkin.Busy where one before it is
+// missing: a relay sends all of the work once more then.
 func (r *Registry) TakeProgress(ctx context.Context, jws string) error {
 	return r.takeProgress(ctx, jws, maxProgressOfWork)
 }
@@ -180,6 +180,16 @@ func (r *Registry) takeProgress(ctx context.Context, jws string, most int64) err
 			return &checkin.Refusal{Code: checkin.UnknownWork, Detail: "this manager has no work " + p.Work + " for the relay " + p.From.String()}
 		case !h.key.Equal(key):
 			return &checkin.Refusal{Code: checkin.Malformed, Detail: "progress: it is not signed by the key of relay " + relay}
+		case ended.Valid && sequence > 0:
+			// A relay says all once more where it does not know how far that came; of what was called off it is to begin with nothing.
+			var done bool
+			if _, err := t.get(`SELECT done FROM progress WHERE work_id = $1 AND sequence = $2`, []any{p.Work, int64(sequence)}, []any{&done}); err != nil {
+				return err
+			}
+			if done && p.Sequence <= sequence {
+				return nil
+			}
+			return &checkin.Refusal{Code: checkin.UnknownWork, Detail: "work " + p.Work + " has ended"}
 		case p.Sequence <= sequence:
 			return nil
 		case ended.Valid:
@@ -187,7 +197,7 @@ func (r *Registry) takeProgress(ctx context.Context, jws string, most int64) err
 		case p.Sequence > maxSequence:
 			return &checkin.Refusal{Code: checkin.Malformed, Detail: fmt.Sprintf("progress: more than %d of one work", maxSequence)}
 		case p.Sequence != sequence+1:
-			return fmt.Errorf("progress %d of work %s comes before %d", p.Sequence, p.Work, sequence+1)
+			return &checkin.Busy{After: time.Second, Reason: fmt.Sprintf("progress %d of work %s comes before %d", p.Sequence, p.Work, sequence+1)}
 		}
 		if p.Sequence%progressesAtOnce == 0 {
 			if err := t.progressFits(p, most); err != nil {

@@ -25,6 +25,7 @@ const (
 	workSuffix     = ".work"     // the work as signed
 	progressSuffix = ".progress" // what was said of it, in frames as the spool's
 	offSuffix      = ".off"      // it was called off, and its journals have not been handed on
+	endedSuffix    = ".ended"    // what was said of work that has ended
 
 	lease         = 3 * time.Minute // a relay below that has not asked for so long is gone
 	firstAsk      = time.Second     // between polls that fail; doubled
@@ -35,8 +36,12 @@ const (
 	maxBelow      = 999              // which the higher system takes beside this one
 	maxHave       = 48_000           // names of work in a question: 3 MiB
 	maxPassing    = 64 << 20         // bytes of work for relays below that are kept until they fetch it
-	maxEnded      = 1000
-	frameProgress = 3 // kind of a frame
+	endedFor      = 10 * time.Minute // work that has ended is neither begun nor told of again: an answer may still bring it
+	keepEnded     = 30 * 24 * time.Hour
+	maxEnded      = 64        // of which what was said is kept
+	maxEndedBytes = 256 << 20 // and the bytes of that
+	rewindAfter   = 4         // answers that progress is not wanted now, until all of its work is said again
+	frameProgress = 3         // kind of a frame
 )
 
 // Do does one kind of work. It is called once the manager has taken that the work begins. It is called again with the same work
@@ -70,7 +75,7 @@ type works struct {
 	wake    chan struct{}           // closed when there is something for those below, or to send
 	refused string                  // why this relay itself is none any more; "" while it is one
 	kinds   map[string]*sync.Mutex  // one work of a kind at a time
-	ended   []string                // work dropped of late: an answer may still bring it
+	ended   map[string]time.Time    // work dropped of late, and when
 }
 
 type ownWork struct {
@@ -81,6 +86,7 @@ type ownWork struct {
 	offsets  []int64
 	file     *os.File
 	size     int64
+	again    bool          // it had ended here, and the manager wants it once more: its database was put back
 	called   bool          // off: the manager does not want it any more
 	off      chan struct{} // closed when called is set
 	finished bool          // its goroutine has ended
@@ -101,7 +107,7 @@ type passing struct {
 func openWorks(dataDir string, who identity, up *checkin.RelayClient, do map[string]Do, log *slog.Logger) (*works, error) {
 	w := &works{dir: filepath.Join(dataDir, workFolder), who: who, up: up, do: do, log: log, quiet: checkin.NewQuiet(log), own: map[string]*ownWork{},
 		ask: make(chan struct{}), wake: make(chan struct{}), below: map[hostid.ID]*relayBelow{}, passing: map[string]passing{}, handed: map[string]hostid.ID{},
-		revoked: map[hostid.ID]time.Time{}, kinds: map[string]*sync.Mutex{}}
+		revoked: map[hostid.ID]time.Time{}, kinds: map[string]*sync.Mutex{}, ended: map[string]time.Time{}}
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -131,7 +137,34 @@ func openWorks(dataDir string, who identity, up *checkin.RelayClient, do map[str
 			return nil, err
 		}
 	}
-	return w, nil
+	return w, w.trimEnded(time.Now())
+}
+
+// trimEnded removes what was said of work that ended long ago, or of the oldest where it is too much.
+func (w *works) trimEnded(now time.Time) error {
+	names, err := os.ReadDir(w.dir)
+	if err != nil {
+		return err
+	}
+	var files []fs.FileInfo
+	for _, n := range names {
+		if strings.HasSuffix(n.Name(), endedSuffix) {
+			if info, err := n.Info(); err == nil {
+				files = append(files, info)
+			}
+		}
+	}
+	slices.SortFunc(files, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	size := int64(0)
+	for i, f := range files {
+		if size += f.Size(); i < maxEnded && size <= maxEndedBytes && now.Sub(f.ModTime()) < keepEnded {
+			continue
+		}
+		if gone := os.Remove(filepath.Join(w.dir, f.Name())); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+	}
+	return err
 }
 
 func (w *works) path(id, suffix string) string { return filepath.Join(w.dir, id+suffix) }
@@ -172,8 +205,16 @@ func (w *works) load(id string) error {
 }
 
 // openProgress opens the file of what was said, and cuts off a torn end.
+// Where the work had ended, all that was said of it is there, and is said again.
 func (w *works) openProgress(o *ownWork) error {
 	path := w.path(o.work.ID, progressSuffix)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		err := os.Rename(w.path(o.work.ID, endedSuffix), path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		o.again = err == nil
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -303,7 +344,7 @@ func (w *works) announce(ctx context.Context, o *ownWork) error {
 			return err
 		}
 	}
-	for o.sent == 0 && o.said == 1 && !o.called {
+	for (o.sent == 0 && o.said == 1 || o.again && o.sent < o.said) && !o.called {
 		wake := w.wake
 		w.mu.Unlock()
 		select {
@@ -361,7 +402,7 @@ func (w *works) ring() {
 
 // sendProgress brings what was said up, in order.
 func (w *works) sendProgress(ctx context.Context) {
-	wait := time.Duration(0)
+	wait, notNow := time.Duration(0), 0
 	for {
 		w.mu.Lock()
 		wake := w.wake
@@ -389,13 +430,14 @@ func (w *works) sendProgress(ctx context.Context) {
 			err = w.up.Progress(ctx, jws)
 		}
 		var refusal *checkin.Refusal
+		var busy *checkin.Busy
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
-			wait = 0
+			wait, notNow = 0, 0
 			w.mu.Lock()
-			if next.sent++; next.sent == 1 {
+			if next.sent++; next.sent == 1 || next.again && next.sent == next.said {
 				w.ring() // who waits in announce
 			}
 			if next.done && next.sent == next.said {
@@ -416,6 +458,17 @@ func (w *works) sendProgress(ctx context.Context) {
 		if wait == 0 {
 			w.log.Warn("progress of work cannot be sent yet", "work", next.work.ID, "reason", err)
 		}
+		// The manager takes progress in order. Where its database was put back, it lacks what it had taken, and waits for that.
+		if !errors.As(err, &busy) {
+			notNow = 0
+		} else if notNow++; notNow%rewindAfter == 0 {
+			w.mu.Lock()
+			if next.sent > 0 {
+				w.log.Warn("progress of work is not taken: all that was said of it is sent once more", "work", next.work.ID)
+				next.sent = 0
+			}
+			w.mu.Unlock()
+		}
 		wait = min(max(2*wait, firstAsk), lastProbe)
 		select {
 		case <-time.After(jitter(wait)):
@@ -429,13 +482,12 @@ func (w *works) sendProgress(ctx context.Context) {
 func (w *works) drop(o *ownWork) {
 	o.file.Close()
 	delete(w.own, o.work.ID)
-	if w.ended = append(w.ended, o.work.ID); len(w.ended) > maxEnded {
-		w.ended = w.ended[1:]
-	}
+	w.ended[o.work.ID] = time.Now()
 	var err error
 	if o.called {
 		err = hostid.WriteFileDurably(w.path(o.work.ID, offSuffix), nil)
 	}
+	err = errors.Join(err, os.Rename(w.path(o.work.ID, progressSuffix), w.path(o.work.ID, endedSuffix)), w.trimEnded(time.Now()))
 	if err = errors.Join(err, w.remove(o.work.ID)); err == nil && o.called && o.finished { // nobody else does it
 		err = w.handOn(o.work.ID)
 	}
@@ -546,6 +598,12 @@ func (w *works) question() checkin.WorkQuery {
 		q.Have = append(q.Have, id)
 	}
 	now := time.Now()
+	maps.DeleteFunc(w.ended, func(_ string, at time.Time) bool { return !now.Before(at.Add(endedFor)) })
+	for id := range w.ended { // a relay above may not know yet that it has ended
+		if len(q.Have) < maxHave {
+			q.Have = append(q.Have, id)
+		}
+	}
 	for id, b := range w.below {
 		if now.After(b.until) {
 			delete(w.below, id)
@@ -608,7 +666,7 @@ func (w *works) take(ctx context.Context, all *sync.WaitGroup, a checkin.WorkAns
 					news = true
 				}
 			}
-		case w.own[work.ID] == nil && !slices.Contains(w.ended, work.ID):
+		case w.own[work.ID] == nil && !w.endedOfLate(work.ID, now):
 			if err := w.accept(work, jws); err != nil {
 				w.quiet.Error("work cannot be kept", fmt.Errorf("work %s: %w", work.ID, err))
 				continue
@@ -619,6 +677,18 @@ func (w *works) take(ctx context.Context, all *sync.WaitGroup, a checkin.WorkAns
 	}
 	w.ring()
 	return true, news
+}
+
+// endedOfLate reports whether work has just ended here, or is still to be ended. What ended longer ago the manager would not offer, unless
+// its database was put back, or a relay above did not hear of the end: it is told again what was said of it, and nothing of it is done
+// twice. The caller holds the lock.
+func (w *works) endedOfLate(id string, now time.Time) bool {
+	at, of := w.ended[id]
+	if of && now.Before(at.Add(endedFor)) {
+		return true
+	}
+	_, err := os.Stat(w.path(id, offSuffix))
+	return err == nil
 }
 
 // accept makes work durable.
@@ -634,7 +704,11 @@ func (w *works) accept(work checkin.Work, jws string) error {
 		return err
 	}
 	w.own[work.ID] = o
-	w.log.Info("work begins", "work", work.ID, "kind", work.Kind)
+	text := "work begins"
+	if o.again {
+		text = "work that had ended is asked for again: what was said of it is sent once more"
+	}
+	w.log.Info(text, "work", work.ID, "kind", work.Kind)
 	return nil
 }
 

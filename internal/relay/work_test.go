@@ -13,7 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +33,8 @@ type workManager struct {
 	gone   map[string]bool // called off
 	asked  int             // for work
 	slow   time.Duration   // until it answers who asks for work
+
+	ordered bool // progress with a gap before it is not taken
 }
 
 func newWorkManager(t *testing.T, who hostid.ID) *workManager {
@@ -76,6 +80,9 @@ func newWorkManager(t *testing.T, who hostid.ID) *workManager {
 			}
 			if m.gone[p.Work] {
 				return &checkin.Refusal{Code: checkin.UnknownWork, Detail: "called off"}
+			}
+			if m.ordered && p.Sequence > uint64(len(m.got))+1 {
+				return &checkin.Busy{After: time.Second, Reason: "with a gap"}
 			}
 			if !slices.ContainsFunc(m.got, func(g checkin.Progress) bool { return g.Work == p.Work && g.Sequence == p.Sequence }) {
 				m.got = append(m.got, p)
@@ -505,7 +512,138 @@ func TestWorkIsAnnounced(t *testing.T) {
 	}
 	left, err := filepath.Glob(filepath.Join(dir, workFolder, "w-1*"))
 	must(t, err)
+	left = slices.DeleteFunc(left, isEnded)
 	if len(left) > 0 {
 		t.Errorf("left of what was called off: %q", left)
 	}
 }
+
+// Work that has ended is not done again, whoever offers it again: right after its end it is not asked for, and after a restart all that
+// was said of it is said once more, for a manager whose database was put back.
+func TestWorkThatHasEndedIsOfferedAgain(t *testing.T) {
+	t.Parallel()
+	who, dir := newIdentity(), t.TempDir()
+	m := newWorkManager(t, who.record.HostID)
+	var calls atomic.Int64
+	do := map[string]Do{"count": func(_ context.Context, _ checkin.Work, _ <-chan struct{}, report func(json.RawMessage, bool) error) error {
+		calls.Add(1)
+		return errors.Join(report(json.RawMessage(`{"n":1}`), false), report(json.RawMessage(`{"n":2}`), true))
+	}}
+	m.post(t, "w-1", "count", who.record.HostID)
+	m.mu.Lock()
+	jws := m.open["w-1"]
+	m.mu.Unlock()
+	offer := func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.got, m.open["w-1"] = nil, jws // as a backup has it
+	}
+	over := func(w *works) func() bool {
+		return func() bool {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			open, _ := w.state()
+			return open == 0 && m.open["w-1"] == ""
+		}
+	}
+	want := []string{`1 {} false`, `2 {"n":1} false`, `3 {"n":2} true`}
+	w, stop := running(t, dir, who, m, do)
+	eventually(t, "it is done", over(w))
+	eventually(t, "the relay says that it has it", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return slices.Contains(w.question().Have, "w-1")
+	})
+	offer()
+	m.mu.Lock()
+	asked := m.asked
+	m.mu.Unlock()
+	m.post(t, "w-2", "count", who.record.HostID)
+	eventually(t, "another one is done", func() bool { return len(m.said("w-2")) == 3 })
+	m.mu.Lock()
+	if m.asked-asked > 4 {
+		t.Errorf("asked %d times for what it does not take", m.asked-asked)
+	}
+	m.mu.Unlock()
+	if got := m.said("w-1"); got != nil {
+		t.Errorf("said again at once: %q", got)
+	}
+	stop()
+	for range 2 {
+		offer()
+		w, stop = running(t, dir, who, m, do)
+		eventually(t, "it has ended once more", over(w))
+		if got := m.said("w-1"); !slices.Equal(got, want) {
+			t.Errorf("said again: %q, want %q", got, want)
+		}
+		stop()
+	}
+	// The relay was ended while it removed the work.
+	offer()
+	must(t, os.WriteFile(filepath.Join(dir, workFolder, "w-1"+workSuffix), []byte(jws), 0o600))
+	w, stop = running(t, dir, who, m, do)
+	eventually(t, "it has ended for good", over(w))
+	if got := m.said("w-1"); !slices.Equal(got, want) {
+		t.Errorf("said again: %q, want %q", got, want)
+	}
+	stop()
+	if n := calls.Load(); n != 2 {
+		t.Errorf("two works were done %d times", n)
+	}
+	// What was said is kept within bounds.
+	now := time.Now()
+	for i := range maxEnded + 5 {
+		path := filepath.Join(dir, workFolder, fmt.Sprintf("x-%d%s", i, endedSuffix))
+		must(t, os.WriteFile(path, nil, 0o600))
+		at := now.Add(-time.Duration(i+1) * time.Minute)
+		must(t, os.Chtimes(path, at, at))
+	}
+	left := func() int {
+		names, err := filepath.Glob(filepath.Join(dir, workFolder, "*"+endedSuffix))
+		must(t, err)
+		return len(names)
+	}
+	must(t, w.trimEnded(now))
+	if n := left(); n != maxEnded {
+		t.Errorf("%d are kept", n)
+	}
+	must(t, w.trimEnded(now.Add(keepEnded+time.Minute)))
+	if n := left(); n != 0 {
+		t.Errorf("%d are kept for ever", n)
+	}
+}
+
+// A manager whose database was put back in the middle of work lacks what it had taken: the relay says all of it once more, and the work
+// goes on by itself.
+func TestProgressThatTheManagerLost(t *testing.T) {
+	t.Parallel()
+	who := newIdentity()
+	m := newWorkManager(t, who.record.HostID)
+	m.ordered = true
+	goOn, lost := make(chan struct{}), make(chan struct{})
+	w, stop := running(t, t.TempDir(), who, m, map[string]Do{"count": func(_ context.Context, _ checkin.Work, _ <-chan struct{}, report func(json.RawMessage, bool) error) error {
+		for n := range 3 {
+			if err := report(json.RawMessage(fmt.Sprintf(`{"n":%d}`, n)), false); err != nil {
+				return err
+			}
+		}
+		close(goOn)
+		<-lost
+		return report(json.RawMessage(`{"n":3}`), true)
+	}})
+	defer stop()
+	m.post(t, "w-1", "count", who.record.HostID)
+	<-goOn
+	eventually(t, "all is taken", func() bool { return len(m.said("w-1")) == 4 })
+	m.mu.Lock()
+	m.got = m.got[:2]
+	m.mu.Unlock()
+	close(lost)
+	eventually(t, "the work ends", func() bool { open, _ := w.state(); return open == 0 })
+	if got, want := m.said("w-1"), []string{`1 {} false`, `2 {"n":0} false`, `3 {"n":1} false`, `4 {"n":2} false`, `5 {"n":3} true`}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// isEnded tells a file with what was said of work that has ended.
+func isEnded(path string) bool { return strings.HasSuffix(path, endedSuffix) }
