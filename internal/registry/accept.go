@@ -52,6 +52,9 @@ func (t *transaction) accept(s checkin.SignedReport, v checkin.VerifiedReport) (
 	if err := t.acknowledge(v, p.branch, proven); err != nil {
 		return reply, err
 	}
+	if err := t.cannot(v, p.branch); err != nil {
+		return reply, err
+	}
 	if p.inConflict, err = t.inConflict(p.branch.id); err != nil {
 		return reply, err
 	}

@@ -224,11 +224,6 @@ func (t *transaction) observe(v checkin.VerifiedReport, h host, b branch, board 
 			checkin.Observation{Kind: string(hostid.OtherCase), Mine: h.id})
 	}
 	for _, o := range observations {
-		if o.Kind == checkin.ObservedOrderFailed {
-			if err := t.cannot(b, o.Order); err != nil {
-				return err
-			}
-		}
 		asks := conflictKinds[o.Kind] && !(o.Kind == string(hostid.Moved) && board == hostid.AnotherBoard)
 		if o.Kind == string(hostid.Copied) {
 			var err error
@@ -264,15 +259,23 @@ func (t *transaction) observe(v checkin.VerifiedReport, h host, b branch, board 
 	return nil
 }
 
-// cannot ends the demand of an order that its line says it cannot carry out: told again, it would only say so again. An
-// operator has to look.
-func (t *transaction) cannot(b branch, order string) error {
-	all, err := collect(t, scanDemand, demandColumns+` FROM orders o JOIN demands d ON d.id = o.demand
-		WHERE o.id = $1 AND o.acknowledged IS NULL AND d.branch_id = $2 AND d.ended IS NULL`, order, b.id)
-	if err != nil || len(all) == 0 {
-		return err
+// cannot ends the demands of orders that their line says it cannot carry out, also where nothing else that it says counts: told again,
+// it would only say so again. An operator has to look.
+func (t *transaction) cannot(v checkin.VerifiedReport, b branch) error {
+	for _, o := range v.Report.Observations {
+		if o.Kind != checkin.ObservedOrderFailed {
+			continue
+		}
+		all, err := collect(t, scanDemand, demandColumns+` FROM orders o JOIN demands d ON d.id = o.demand
+			WHERE o.id = $1 AND o.acknowledged IS NULL AND d.branch_id = $2 AND d.ended IS NULL`, o.Order, b.id)
+		if err == nil && len(all) > 0 {
+			err = t.endDemand(all[0], demandFailed, hostid.ID{})
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return t.endDemand(all[0], demandFailed, hostid.ID{})
+	return nil
 }
 
 // onItsDisk reports that this report comes from the very disk that a host is known on. A client that keeps its ID in a file only

@@ -591,3 +591,49 @@ func TestUndoneRuleIsHeld(t *testing.T) {
 	expect(t, "host ID", q.report.HostID, id)
 	expect(t, "status", m.onlyConflict("overlap").Status, Waiting)
 }
+
+// An order that its PC says it cannot carry out is not told again, whatever else counts of what that PC says.
+func TestOrderThatCannotBeCarriedOut(t *testing.T) {
+	t.Parallel()
+	fails := func(p *pc, o checkin.Order) {
+		t.Helper()
+		expect(t, "still told", p.checkIn().Orders, []checkin.Order{o})
+		p.report.Observations = append(p.report.Observations, checkin.Observation{Kind: checkin.ObservedOrderFailed, Mine: p.report.HostID, Other: o.Other, Order: o.ID, Detail: "x"})
+		for range 3 {
+			expect(t, "told again", len(p.checkIn().Orders), 0)
+			p.m.pass(DefaultInterval)
+		}
+		m := p.m
+		var outcome string
+		must(t, m.readers.QueryRow(`SELECT outcome FROM demands WHERE kind = $1`, string(o.Kind)).Scan(&outcome))
+		expect(t, "outcome", outcome, demandFailed)
+	}
+	t.Run("by the host", func(t *testing.T) {
+		t.Parallel()
+		c := clashes["memory-foreign"](newManager(t))
+		c.m.resolve(c.m.onlyConflict("observed"), Merge)
+		fails(c.p, c.p.checkIn().Orders[0])
+	})
+	t.Run("by a line that was blocked since", func(t *testing.T) {
+		t.Parallel()
+		c := clashes["memory-foreign"](newManager(t))
+		c.p.report.Facts = board("gamma")
+		c.m.round(c.p)
+		open := c.m.open()
+		expect(t, "conflicts", c.m.conflictKinds(), []string{"observed", "other-board"})
+		c.m.resolve(open[0], Merge)
+		c.m.resolve(open[1], Block)
+		orders := c.p.checkIn().Orders
+		expect(t, "orders", []checkin.OrderKind{orders[0].Kind, orders[1].Kind}, []checkin.OrderKind{checkin.OrderUseNonvolatile, checkin.OrderFullReport})
+		c.p.report.Done = []string{orders[1].ID}
+		fails(c.p, orders[0])
+	})
+	t.Run("under another key", func(t *testing.T) {
+		t.Parallel()
+		m := newManager(t)
+		p, twin := newPC(m, "alpha"), newPC(m, "twin")
+		p.checkIn()
+		twin.report.HostID = p.report.HostID
+		fails(twin, twin.checkIn().Orders[0])
+	})
+}
