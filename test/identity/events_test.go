@@ -436,7 +436,7 @@ func (w *world) resolve(c registry.Conflict, verb registry.Verb) (r registry.Res
 func (w *world) undo(id int64) {
 	w.t.Helper()
 	u, whole := w.undoable[id]
-	whole = whole && w.checkIns == u.before.checkIns && w.maintained == u.before.maintained
+	whole = whole && w.checkIns == u.before.checkIns && w.maintained == u.before.maintained && w.decided == u.before.decided+1
 	was := w.groupings()
 	w.must(w.reg.Undo(w.ctx, id, "operator"))
 	w.did("resolution %d is undone", id)
@@ -447,7 +447,9 @@ func (w *world) undo(id int64) {
 	}
 	delete(w.said, id)
 	delete(w.undoable, id)
-	w.anew()
+	if w.anew(); whole { // as if it had never been decided
+		w.decided = u.before.decided
+	}
 }
 
 // open are the conflicts that somebody may decide, and resolutions those that may be undone.
