@@ -226,7 +226,7 @@ func TestRunCalledOffAtARelay(t *testing.T) {
 	first := start(1)
 	c.until(first.ID, "the relay is at it", func(r run) bool { return r.Done > 2 })
 	said := called(first.ID)
-	if !strings.HasPrefix(said, fmt.Sprintf("Run %d is called off; 0 PCs are left alone.", first.ID)) {
+	if !strings.HasPrefix(said, fmt.Sprintf("Run %d is called off; PCs left alone: 0.", first.ID)) {
 		t.Errorf("the command says %q", said)
 	}
 	end := c.until(first.ID, "it ends", func(r run) bool { return r.Ended != nil })
@@ -245,7 +245,7 @@ func TestRunCalledOffAtARelay(t *testing.T) {
 	// The relay is not there when the run begins, and nothing is left of it when it comes.
 	site.Kill()
 	second := start(n + 1)
-	if said = called(second.ID); said != fmt.Sprintf("Run %d is called off and has ended; %d PCs were left alone.\n", second.ID, n) {
+	if said = called(second.ID); said != fmt.Sprintf("Run %d is called off and has ended; PCs left alone: %d.\n", second.ID, n) {
 		t.Errorf("the command says %q", said)
 	}
 	if end = c.show(second.ID); end.Ended == nil || end.Reasons["cancelled"] != n || end.route(site.hostID).State != "ended" {
@@ -257,7 +257,7 @@ func TestRunCalledOffAtARelay(t *testing.T) {
 	third := start(2*n + 1)
 	c.until(third.ID, "the relay is at it", func(r run) bool { return r.Done > 2 })
 	c.manager.Kill()
-	if said = called(third.ID); !strings.HasPrefix(said, fmt.Sprintf("Run %d is called off; 0 PCs are left alone.", third.ID)) {
+	if said = called(third.ID); !strings.HasPrefix(said, fmt.Sprintf("Run %d is called off; PCs left alone: 0.", third.ID)) {
 		t.Errorf("the command says %q", said)
 	}
 	c.must(c.manager.Serve())
