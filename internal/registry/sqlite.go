@@ -35,10 +35,6 @@ const (
 	readerCache = 4 << 10
 )
 
-// checkpointPages is how many pages of 4 KiB the write-ahead log grows to before they are taken into the file: a page that was
-// written many times is taken once.
-const checkpointPages = 4000
-
 func sqlitePath(dsn string) (string, error) {
 	path, ok := strings.CutPrefix(dsn, "sqlite:")
 	if !ok || path == "" {
@@ -89,7 +85,7 @@ func sqliteDSN(path, lock string, cache int) string {
 		"_foreign_keys": {"1"},
 		"_dqs":          {"0"}, // a misspelt column is an error, not a string
 		"_defensive":    {"1"},
-		"_pragma":       {"trusted_schema(0)", fmt.Sprintf("cache_size(%d)", -cache), fmt.Sprintf("wal_autocheckpoint(%d)", checkpointPages)},
+		"_pragma":       {"trusted_schema(0)", fmt.Sprintf("cache_size(%d)", -cache)},
 		"mode":          {"rw"},
 	}
 	// In a file: URI the path's own ?, # and % must be escaped; a Windows path needs a leading slash.
