@@ -228,7 +228,7 @@ func (r *Registry) decideAll(batch []*checkInJob) {
 
 func (r *Registry) decideEach(ctx context.Context, batch []*checkInJob) {
 	r.each(batch, func(some []*checkInJob) error {
-		return r.decide(ctx, func(t *transaction) error {
+		return r.decideIn(ctx, r.isolation, maxTries, func(t *transaction) error {
 			for _, j := range some {
 				j.reply, j.err = checkin.Reply{}, nil
 				if err := t.alone(func() error { return t.decideAbout(j) }, &j.err); err != nil {
@@ -307,7 +307,7 @@ func (r *Registry) takeUp(ctx context.Context, batch []*checkInJob) (decided []*
 	if err := r.wakeIfSetBack(ctx); err != nil {
 		return nil, err
 	}
-	err = r.decideIn(ctx, r.light, func(t *transaction) error {
+	err = r.decideIn(ctx, r.light, maxTries, func(t *transaction) error {
 		decided = nil
 		resting, err := t.restingOf(ids)
 		if err != nil {

@@ -36,11 +36,11 @@ func (t *transaction) usePlaceholders(digest string) error {
 
 // decide is write for what weighs evidence: it knows the placeholders.
 func (r *Registry) decide(ctx context.Context, f func(*transaction) error) error {
-	return r.decideIn(ctx, r.isolation, f)
+	return r.decideIn(ctx, r.isolation, maxCommandTries, f)
 }
 
-func (r *Registry) decideIn(ctx context.Context, level sql.IsolationLevel, f func(*transaction) error) error {
-	return r.writeIn(ctx, level, func(t *transaction) error {
+func (r *Registry) decideIn(ctx context.Context, level sql.IsolationLevel, tries int, f func(*transaction) error) error {
+	return r.writeIn(ctx, level, tries, func(t *transaction) error {
 		var digest string
 		p := pace{factor: 1}
 		if _, err := t.get(`SELECT l.digest, p.factor, p.longest, p.until, p.generation FROM placeholder_list l CROSS JOIN pace p`, nil,

@@ -247,27 +247,30 @@ type transaction struct {
 	wonders          bool // whether its host is a copy may have to be asked later
 }
 
-// maxTries is how often a transaction is run that others are in the way of. By then it has waited for a second or
-// two, and whoever sent the report sends it again.
-const maxTries = 10
+// How often a transaction is run that others are in the way of. A batch of reports has waited for a second or two by then, and whoever
+// sent them sends them again; nobody gives a command again by himself, so one waits for up to half a minute.
+const (
+	maxTries        = 10
+	maxCommandTries = 50
+)
 
 // write runs f as if alone among all writers, and commits what it did unless it fails. Where another transaction was
 // in the way it runs f again, from the beginning: whatever f changes outside the transaction it must set anew each
 // time. Every transaction that writes goes through here.
 func (r *Registry) write(ctx context.Context, f func(*transaction) error) error {
-	return r.writeIn(ctx, r.isolation, f)
+	return r.writeIn(ctx, r.isolation, maxCommandTries, f)
 }
 
-func (r *Registry) writeIn(ctx context.Context, level sql.IsolationLevel, f func(*transaction) error) error {
+func (r *Registry) writeIn(ctx context.Context, level sql.IsolationLevel, tries int, f func(*transaction) error) error {
 	for try := 1; ; try++ {
 		err := r.writeOnce(ctx, level, f)
 		if err == nil || !r.again(err) {
 			return err
 		}
-		if try == maxTries {
+		if try >= tries {
 			return fmt.Errorf("%w (tried %d times)", err, try)
 		}
-		pause := time.NewTimer(rand.N(time.Millisecond << try)) // apart from the one that it met
+		pause := time.NewTimer(rand.N(time.Millisecond << min(try, 10))) // apart from the one that it met
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
