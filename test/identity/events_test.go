@@ -447,9 +447,7 @@ func (w *world) undo(id int64) {
 	}
 	delete(w.said, id)
 	delete(w.undoable, id)
-	if w.anew(); whole { // as if it had never been decided
-		w.decided = u.before.decided
-	}
+	w.anew()
 }
 
 // open are the conflicts that somebody may decide, and resolutions those that may be undone.
