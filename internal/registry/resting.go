@@ -191,6 +191,9 @@ var updateResting = func() (texts [savedAtOnce + 1]string) {
 
 // trail puts the digests of a host's latest reports where they stay.
 func (t *transaction) trail(q *restingHost) error {
+	if len(q.recent) == 0 { // it was put there with its latest report
+		return nil
+	}
 	_, err := t.exec(`INSERT INTO trails (branch_id, last, digests) VALUES ($1, $2, $3)`, q.line, q.received, q.recent)
 	q.recent = []byte{}
 	return err

@@ -580,3 +580,21 @@ func (m *manager) tables() []byte {
 	}
 	return b.Bytes()
 }
+
+// A host is woken just when the digests of its latest reports have been put where they stay.
+func TestWokenWithAnEmptyTrail(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	p.comesToRest()
+	for range trailBytes / digestKept {
+		m.pass(time.Minute)
+		p.checkIn()
+	}
+	var kept int
+	must(t, m.readers.QueryRow(`SELECT LENGTH(recent) FROM resting`).Scan(&kept))
+	expect(t, "kept beside the host", kept, 0)
+	p.report.Names.Host = "other"
+	m.pass(time.Minute)
+	expect(t, "status", p.checkIn().Status, checkin.Accepted)
+}
