@@ -3,11 +3,9 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -15,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/config"
 	"samehost/internal/sysconfig"
 )
 
@@ -43,13 +42,13 @@ func openTargets(a arguments) (*targetList, *problem) {
 	}
 	// Opening a pipe would wait for its writer, and it could not be read twice.
 	if info, err := os.Stat(a.file); err != nil {
-		return nil, newProblem(exitFile, textCannotOpen, a.file, bare(err))
+		return nil, newProblem(exitFile, textCannotOpen, a.file, config.Bare(err))
 	} else if !info.Mode().IsRegular() {
 		return nil, newProblem(exitFile, textNotRegular, a.file)
 	}
 	f, err := os.Open(a.file)
 	if err != nil {
-		return nil, newProblem(exitFile, textCannotOpen, a.file, bare(err))
+		return nil, newProblem(exitFile, textCannotOpen, a.file, config.Bare(err))
 	}
 	l.source, l.file = filepath.Clean(a.file), &digestedFile{File: f, hash: sha256.New()}
 	for e, err := range sysconfig.Read(l.file) {
@@ -67,14 +66,6 @@ func openTargets(a arguments) (*targetList, *problem) {
 		return nil, newProblem(exitFile, textNoClient, a.file)
 	}
 	return l, nil
-}
-
-// bare is an error of the file system without the name of the call and the path.
-func bare(err error) error {
-	if of, is := errors.AsType[*fs.PathError](err); is {
-		return of.Err
-	}
-	return err
 }
 
 func (l *targetList) close() {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"samehost/internal/config"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
 )
@@ -104,7 +105,7 @@ const maxDatabaseFile = 4096
 func readDatabase(file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return "", fmt.Errorf("database: %s: %w; check the path, and that you may read it", file, bare(err))
+		return "", fmt.Errorf("database: %s: %w; check the path, and that you may read it", file, config.Bare(err))
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxDatabaseFile+1))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"samehost/internal/amtinit"
+	"samehost/internal/config"
 	"samehost/internal/layout"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
@@ -98,7 +99,7 @@ func readRunFile(path string, lang amtinit.Lang) (string, error) {
 		b, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return "", fmt.Errorf(textUnreadable.In(lang), path, bare(err))
+		return "", fmt.Errorf(textUnreadable.In(lang), path, config.Bare(err))
 	}
 	return string(b), nil
 }

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"samehost/internal/config"
 	"samehost/internal/hostid"
 	"samehost/internal/manager"
 	"samehost/internal/registry"
@@ -82,7 +82,7 @@ func (c *sysconfigImportCmd) Run(ctx context.Context, p *program) error {
 			f, err = os.Open(c.File)
 		}
 		if err != nil {
-			return fmt.Errorf("import: %s: %w; check the path, and that you may read it", c.File, bare(err))
+			return fmt.Errorf("import: %s: %w; check the path, and that you may read it", c.File, config.Bare(err))
 		}
 		defer f.Close()
 		full, err := filepath.Abs(c.File)
@@ -109,14 +109,6 @@ func (c *sysconfigImportCmd) Run(ctx context.Context, p *program) error {
 		p.paragraph("", p.in("%s: added %d, changed %d, unchanged %d", c.File, done.Added, done.Changed, done.Unchanged))
 		return nil
 	})
-}
-
-// bare is an error of the file system without the name of the call and the path.
-func bare(err error) error {
-	if of, is := errors.AsType[*fs.PathError](err); is {
-		return of.Err
-	}
-	return err
 }
 
 // systemUser is who runs this command, as the system calls him.

@@ -529,7 +529,7 @@ func (a AMT) Password() (Secret, error) {
 			return Secret{}, fmt.Errorf("password file %s: longer than %d bytes; it must hold the password and nothing else", a.PasswordFile, maxPassword)
 		}
 		if err != nil {
-			return Secret{}, fmt.Errorf("password file %s: %w; make it readable for this program, or name another in [amt] password_file", a.PasswordFile, bare(err))
+			return Secret{}, fmt.Errorf("password file %s: %w; make it readable for this program, or name another in [amt] password_file", a.PasswordFile, Bare(err))
 		}
 		s := strings.TrimPrefix(string(b), "\ufeff") // Notepad's mark
 		s = strings.TrimSuffix(strings.TrimSuffix(s, "\n"), "\r")

@@ -39,16 +39,16 @@ func load(path string, targets ...any) (*document, error) {
 	if err != nil {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("configuration file %s: %w; write it, or name another with --config", path, bare(err))
+			return nil, fmt.Errorf("configuration file %s: %w; write it, or name another with --config", path, Bare(err))
 		case errors.Is(err, errTooLong):
 			return nil, fmt.Errorf("configuration file %s: longer than %d KiB, as no such file is; name another with --config", path, maxFile>>10)
 		case errors.Is(err, fs.ErrPermission):
-			return nil, fmt.Errorf("configuration file %s: %w; run this as a user who may read it", path, bare(err))
+			return nil, fmt.Errorf("configuration file %s: %w; run this as a user who may read it", path, Bare(err))
 		}
 		if info, statErr := os.Stat(full); statErr == nil && info.IsDir() {
 			return nil, fmt.Errorf("configuration file %s: a folder; name the file in it with --config", path)
 		}
-		return nil, fmt.Errorf("configuration file %s: %w", path, bare(err))
+		return nil, fmt.Errorf("configuration file %s: %w", path, Bare(err))
 	}
 	d := &document{file: path, dir: filepath.Dir(full)}
 	if err := d.decode(b, targets); err != nil {
@@ -354,8 +354,8 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// bare is the error without the operation and path that the caller's message names already.
-func bare(err error) error {
+// Bare is the error without the operation and path that the caller's message names already.
+func Bare(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		return pe.Err

@@ -42,7 +42,7 @@ func (s SecretSource) Read() (Secret, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(in, maxPassword+8)) // Notepad's mark and a line end come on top
 	if err != nil {
-		return Secret{}, fmt.Errorf("%s: %s: %w", s.What, from, bare(err))
+		return Secret{}, fmt.Errorf("%s: %s: %w", s.What, from, Bare(err))
 	}
 	text := strings.TrimPrefix(string(b), "\ufeff")
 	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
