@@ -53,15 +53,7 @@ func (c *initCmd) Run(ctx context.Context, p *program) (err error) {
 		if p.json {
 			return p.printJSON(made)
 		}
-		fmt.Fprintf(p.stdout, p.in(`Made the data folder of one more manager on the same database. What to do next:
-
-1. See that %s has, under listen and names,
-   the name or address by which PCs reach this machine; write [amt] as in the
-   other's. Then start it:
-     samehost-manager serve --config %s
-2. PCs need nothing new: its CA, its key and the enrolment tokens are the
-   other's.
-`), made.Config, made.Config)
+		fmt.Fprintf(p.stdout, p.in(textMadeOneMore), made.Config, made.Config)
 		return nil
 	}
 	defer func() {
@@ -75,22 +67,7 @@ func (c *initCmd) Run(ctx context.Context, p *program) (err error) {
 	if p.json {
 		return p.printJSON(made)
 	}
-	fmt.Fprintf(p.stdout, p.in(`Made the data folder of a manager. What to do next:
-
-1. See that %s has, under listen and names,
-   the name or address by which PCs reach this machine. Then start it:
-     samehost-manager serve --config %s
-2. On each PC, put these two into the client's folder:
-     ca_file               %s
-     enrolment_token_file  a file with this one line, which is shown only now:
-%s
-   (another one: samehost-manager token create)
-3. The password of the administrator "%s" is in
-     %s
-   Take note of it, then delete the file.
-4. Say what the AMT management user of the PCs is, if they have AMT:
-     samehost-manager amtsetup set --config %s
-`), made.Config, made.Config, made.CAFile, made.Token, manager.Administrator, made.PasswordFile, made.Config)
+	fmt.Fprintf(p.stdout, p.in(textMade), made.Config, made.Config, made.CAFile, made.Token, manager.Administrator, made.PasswordFile, made.Config)
 	return nil
 }
 

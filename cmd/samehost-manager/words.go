@@ -18,6 +18,36 @@ func (p *program) in(text string, args ...any) string {
 	return fmt.Sprintf(text, args...)
 }
 
+// What init says to do next: with a data folder of a new manager, and of one more on a database.
+const (
+	textMade = `Made the data folder of a manager. What to do next:
+
+1. See that %s has, under listen and names,
+   the name or address by which PCs reach this machine. Then start it:
+     samehost-manager serve --config %s
+2. On each PC, put these two into the client's folder:
+     ca_file               %s
+     enrolment_token_file  a file with this one line, which is shown only now:
+%s
+   (another one: samehost-manager token create)
+3. The password of the administrator "%s" is in
+     %s
+   Take note of it, then delete the file.
+4. Say what the AMT management user of the PCs is, if they have AMT:
+     samehost-manager amtsetup set --config %s
+`
+
+	textMadeOneMore = `Made the data folder of one more manager on the same database. What to do next:
+
+1. See that %s has, under listen and names,
+   the name or address by which PCs reach this machine; write [amt] as in the
+   other's. Then start it:
+     samehost-manager serve --config %s
+2. PCs need nothing new: its CA, its key and the enrolment tokens are the
+   other's.
+`
+)
+
 // japanese has every text that is given to in, and every head of a table.
 var japanese = map[string]string{
 	"HOST ID": "ホスト識別子", "NAME": "名前", "STATE": "状態", "INIT": "初期", "CHECK-IN": "最終通信", "NO.": "番号", "DELETED": "削除日時", "BY": "実行者",
@@ -38,22 +68,7 @@ var japanese = map[string]string{
 	"reports in its spool: %d, %d of %d MB, the oldest waits for %s": "スプールの報告 %d 件、%d/%d MB、最も古いものは %s 前", "turned away since it started: %d": "起動後に断った報告 %d 件",
 	"%s and what reports through it": "%s およびその配下", "trusts certificates of its own": "専用の証明書を信頼", "trusts one key": "鍵一つを信頼", "port %s, enterprise %s": "ポート %s、エンタープライズ %s", "set by %s": "設定者 %s",
 
-	`Made the data folder of a manager. What to do next:
-
-1. See that %s has, under listen and names,
-   the name or address by which PCs reach this machine. Then start it:
-     samehost-manager serve --config %s
-2. On each PC, put these two into the client's folder:
-     ca_file               %s
-     enrolment_token_file  a file with this one line, which is shown only now:
-%s
-   (another one: samehost-manager token create)
-3. The password of the administrator "%s" is in
-     %s
-   Take note of it, then delete the file.
-4. Say what the AMT management user of the PCs is, if they have AMT:
-     samehost-manager amtsetup set --config %s
-`: `マネージャのデータフォルダを作成しました。次の手順を実行してください。
+	textMade: `マネージャのデータフォルダを作成しました。次の手順を実行してください。
 
 1. %s の listen と names に、
    PC がこのコンピュータを呼び出す名前またはアドレスを指定し、起動する:
@@ -69,15 +84,7 @@ var japanese = map[string]string{
 4. PC に AMT がある場合、その AMT 管理ユーザを設定する:
      samehost-manager amtsetup set --config %s
 `,
-	`Made the data folder of one more manager on the same database. What to do next:
-
-1. See that %s has, under listen and names,
-   the name or address by which PCs reach this machine; write [amt] as in the
-   other's. Then start it:
-     samehost-manager serve --config %s
-2. PCs need nothing new: its CA, its key and the enrolment tokens are the
-   other's.
-`: `同じデータベースを使用するマネージャのデータフォルダを追加しました。次の手順を実行し
+	textMadeOneMore: `同じデータベースを使用するマネージャのデータフォルダを追加しました。次の手順を実行し
 てください。
 
 1. %s の listen と names に、
