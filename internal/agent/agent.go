@@ -669,20 +669,13 @@ func (a *Agent) report(ctx context.Context, est hostid.Outcome, facts hardware.F
 
 // advise adds to a refusal what to do about it.
 func (a *Agent) advise(r *checkin.Refusal, tokenErr error) error {
-	saysHow := strings.Contains(r.Detail, "samehost-manager token create") // the manager itself
 	switch r.Code {
 	case checkin.NeedsEnrolment:
 		if tokenErr != nil {
 			return fmt.Errorf("%w; %w", r, tokenErr)
 		}
-		if saysHow {
-			return fmt.Errorf("%w; %w", r, ErrNoToken)
-		}
 		return fmt.Errorf("%w; %w", r, a.noToken())
 	case checkin.BadToken:
-		if saysHow {
-			return r
-		}
 		return fmt.Errorf("%w; %s", r, a.anotherToken("new line"))
 	case checkin.WrongAudience:
 		return fmt.Errorf("%w; the enrolment token is another manager's than higher_system leads to: check both", r)

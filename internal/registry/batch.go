@@ -57,7 +57,7 @@ type lane struct {
 // takes as long as one of so many.
 const tellingReports = 16
 
-// few is how many reports make a batch of their own: it costs little more than one with a single report.
+// few is how many reports make a batch of their own, for which no more are waited for.
 const few = 32
 
 // Gather has check-ins that come one by one, but often, wait so long for others to be made durable with. It is called before
@@ -149,7 +149,7 @@ func (r *Registry) CheckIn(ctx context.Context, s checkin.SignedReport) (checkin
 	}
 	if v.Report.Audience != r.audience {
 		return checkin.Reply{}, &checkin.Refusal{Code: checkin.WrongAudience,
-			Detail: "the report is made for another manager; give this client an enrolment token of this one"}
+			Detail: "the report is made for another manager"}
 	}
 	if err := ctx.Err(); err != nil {
 		return checkin.Reply{}, err

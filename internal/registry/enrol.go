@@ -110,7 +110,7 @@ func (t *transaction) enrol(v checkin.VerifiedReport, h host, named bool) (host,
 func (t *transaction) useToken(v checkin.VerifiedReport, unknown bool) error {
 	if v.Enrol == nil {
 		return &checkin.Refusal{Code: checkin.NeedsEnrolment,
-			Detail: "this manager does not know the host ID " + v.Report.HostID.String() + " under this key; put an enrolment token into the file that enrolment_token_file names (on the manager: samehost-manager token create)"}
+			Detail: "this manager does not know the host ID " + v.Report.HostID.String() + " under this key"}
 	}
 	tok, known, err := t.token(v.Enrol.TokenID)
 	if err != nil {
@@ -137,7 +137,7 @@ func (t *transaction) useToken(v checkin.VerifiedReport, unknown bool) error {
 	}
 	if why != "" {
 		return &checkin.Refusal{Code: checkin.BadToken,
-			Detail: "the enrolment token " + v.Enrol.TokenID + " " + why + "; make another with samehost-manager token create and put it into the file that enrolment_token_file names"}
+			Detail: "the enrolment token " + v.Enrol.TokenID + " " + why}
 	}
 	if _, err := t.exec(`UPDATE tokens SET uses = uses + 1 WHERE id = $1`, tok.ID); err != nil {
 		return err
