@@ -285,27 +285,11 @@ func statusText(s relay.Status, now time.Time) string {
 		line("work", "%d open", s.OpenWork)
 	}
 	if st := s.State; st != nil {
-		if st.Up {
-			line("state", "higher system reached")
-		} else {
-			line("state", "higher system out of reach since %s", st.Since.Local().Format(time.RFC3339))
+		name := "state"
+		for l := range strings.Lines(st.Text()) {
+			line(name, "%s", strings.TrimSuffix(l, "\n"))
+			name = ""
 		}
-		oldest := time.Duration(st.OldestS) * time.Second
-		switch {
-		case st.Reports == 0:
-			line("", "0 reports are kept")
-		case st.Reports == 1:
-			line("", "1 report is kept, for %s", oldest)
-		case st.Clients == 1:
-			line("", "%d reports of 1 client are kept, the oldest for %s", st.Reports, oldest)
-		default:
-			line("", "%d reports of %d clients are kept, the oldest for %s", st.Reports, st.Clients, oldest)
-		}
-		full := ""
-		if st.Full {
-			full = "; FULL: no reports are taken"
-		}
-		line("", "spool %d of %d MB%s", st.Bytes>>20, st.Bound>>20, full)
 		if st.Reason != "" {
 			line("reason", "%s", st.Reason)
 		}

@@ -478,14 +478,25 @@ func ticketSecret(seed hostid.Seed) ([]byte, error) {
 func (s State) Text() string {
 	way := "reached"
 	if !s.Up {
-		way = "out of reach since " + s.Since.UTC().Format(time.RFC3339)
+		way = "out of reach since " + s.Since.Local().Format(time.RFC3339)
+	}
+	var kept string
+	oldest := time.Duration(s.OldestS) * time.Second
+	switch {
+	case s.Reports == 0:
+		kept = "0 reports are kept"
+	case s.Reports == 1:
+		kept = fmt.Sprintf("1 report is kept, for %s", oldest)
+	case s.Clients == 1:
+		kept = fmt.Sprintf("%d reports of 1 client are kept, the oldest for %s", s.Reports, oldest)
+	default:
+		kept = fmt.Sprintf("%d reports of %d clients are kept, the oldest for %s", s.Reports, s.Clients, oldest)
 	}
 	full := ""
 	if s.Full {
 		full = "; FULL: no reports are taken"
 	}
-	return fmt.Sprintf("higher system %s\n%d reports of %d clients are kept, the oldest for %s\nspool %d of %d MB%s\n",
-		way, s.Reports, s.Clients, time.Duration(s.OldestS)*time.Second, s.Bytes>>20, s.Bound>>20, full)
+	return fmt.Sprintf("higher system %s\n%s\nspool %d of %d MB%s\n", way, kept, s.Bytes>>20, s.Bound>>20, full)
 }
 
 // WriteMetrics writes the state in Prometheus's text format.
