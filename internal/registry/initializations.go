@@ -156,7 +156,7 @@ func (t *transaction) mayTell(by teller, asset int64, how Match) (bool, error) {
 	if _, err := t.get(`SELECT h.route FROM assets a JOIN hosts h ON h.host_id = a.seen_host WHERE a.id = $1`, []any{asset}, []any{&route}); err != nil {
 		return false, err
 	}
-	if strings.Contains(route+`\`, `\`+by.relay.String()+`\`) {
+	if through(route, by.relay) {
 		return true, nil
 	}
 	return t.get(`SELECT 1 FROM hosts WHERE host_id = $1 AND asset_id = $2`, []any{by.relay.String(), asset}, []any{new(int)}) // the relay itself

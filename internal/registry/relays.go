@@ -57,6 +57,11 @@ func (r *Registry) RelaysInForce(ctx context.Context, ids []hostid.ID) (map[host
 	return in, nil
 }
 
+// through reports whether a route leads through a relay.
+func through(route string, relay hostid.ID) bool {
+	return strings.Contains(route+`\`, `\`+relay.String()+`\`)
+}
+
 // ComeThrough are those of the host IDs whose latest report came through that relay: of them it may be told.
 func (r *Registry) ComeThrough(ctx context.Context, relay hostid.ID, ids []hostid.ID) ([]hostid.ID, error) {
 	var those []hostid.ID
@@ -66,7 +71,7 @@ func (r *Registry) ComeThrough(ctx context.Context, relay hostid.ID, ids []hosti
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return nil, err
 		}
-		if err == nil && strings.Contains(route+`\`, `\`+relay.String()+`\`) {
+		if err == nil && through(route, relay) {
 			those = append(those, id)
 		}
 	}
@@ -206,7 +211,7 @@ func (t *transaction) namesOfOthers(id hostid.ID) (map[string]string, error) {
 		}
 		return err
 	}
-	certified := func(relay string, add func(name string)) error {
+	certified := func(relay string, each func(name string)) error {
 		events, err := collect(t, scanText, certifiedSince, relay, millis(t.now.Add(-certificateAge)))
 		for _, e := range events {
 			var c struct {
@@ -218,7 +223,7 @@ func (t *transaction) namesOfOthers(id hostid.ID) (map[string]string, error) {
 			}
 			if c.Until.After(t.now) {
 				for _, n := range c.Names {
-					add(plainName(n))
+					each(plainName(n))
 				}
 			}
 		}

@@ -28,8 +28,8 @@ const applicationID = 0x73616d65
 // restore or a check of the whole file by someone else takes seconds.
 const busyTimeout = 10 * time.Second
 
-// What connections keep of the database in memory, in KiB: at most, and each for itself. The writer's holds the rows of
-// 30,000 hosts at rest, so that it seldom asks the system for what it wrote a moment ago.
+// What connections keep of the database in memory, in KiB: at most, and each for itself. The writer's is large,
+// so that it seldom asks the system for what it wrote a moment ago.
 const (
 	writerCache = 64 << 10
 	readerCache = 4 << 10
