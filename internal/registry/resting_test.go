@@ -70,6 +70,36 @@ func TestLaterReportArrivesFirst(t *testing.T) {
 	}
 }
 
+// Hosts rest on when the database is of a release that kept their rows in another way.
+func TestMigrationOfResting(t *testing.T) {
+	t.Parallel()
+	m := newSQLite(t)
+	p := newPC(m, "alpha")
+	p.comesToRest()
+	p.checkIn()
+	want := dump(t, m, `SELECT host_id, tip, hex(recent), reports FROM resting`)
+	first, err := migrations.ReadFile("migrations/sqlite/00007_resting.sql")
+	must(t, err)
+	text := string(first)
+	of := func(from, to string) string { return text[strings.Index(text, from):strings.Index(text, to)] }
+	for _, q := range []string{
+		`DROP VIEW hosts_now`, `DROP VIEW branches_now`,
+		`CREATE TABLE aside AS SELECT * FROM resting`, `DROP TABLE resting`, of("CREATE TABLE resting", "-- Digests"), `INSERT INTO resting SELECT * FROM aside`, `DROP TABLE aside`,
+		of("CREATE VIEW hosts_now", "CREATE VIEW branches_now"), text[strings.Index(text, "CREATE VIEW branches_now"):],
+		`DELETE FROM goose_db_version WHERE version_id = 13`,
+	} {
+		_, err := m.writers.Exec(q)
+		must(t, err)
+	}
+	must(t, m.Close())
+	m.Registry = m.again(t)
+	expect(t, "at rest", dump(t, m, `SELECT host_id, tip, hex(recent), reports FROM resting`), want)
+	p.checkIn()
+	expect(t, "at rest, a report later", m.atRest(), []string{p.report.HostID.String()})
+	expect(t, "asset seen", m.asset(p.report.HostID).Seen.Name, "alpha")
+	m.restHolds(t)
+}
+
 // A host that says the same a few times comes to rest; every word that is new wakes it.
 func TestComesToRest(t *testing.T) {
 	t.Parallel()

@@ -190,14 +190,14 @@ func TestTransferFails(t *testing.T) {
 	}
 }
 
-// The databases' migrations are of the same numbers, from the first one of PostgreSQL on.
+// The databases' migrations are of the same numbers, from the first one of PostgreSQL on, but for how SQLite alone keeps rows.
 func TestMigrationsOfBothDatabases(t *testing.T) {
 	t.Parallel()
 	list := func(of string) (names []string) {
 		entries, err := migrations.ReadDir("migrations/" + of)
 		must(t, err)
 		for _, e := range entries {
-			if e.Name() > "00006_s" {
+			if e.Name() > "00006_s" && e.Name() != "00013_resting_rows.sql" {
 				names = append(names, e.Name())
 			}
 		}
