@@ -204,7 +204,7 @@ func (t *transaction) trail(q *restingHost) error {
 func (t *transaction) rest(v checkin.VerifiedReport, h host, e epoch, p placement, reply checkin.Reply) error {
 	r := v.Report
 	plain := len(reply.Orders) == 0 && len(reply.Named) == 0 && reply.Placeholders == "" && reply.Settings == nil && !reply.Provisional
-	if t.reg.restless || t.wonders || !plain || !p.tip || p.branch.missing != "" || p.branch.blocked || len(r.Observations)+len(r.Replaced)+len(r.Done) > 0 || r.Pending || t.uncertain || h.marks != (marks{}) {
+	if t.reg.restless || t.wonders || !plain || !p.tip || p.branch.blocked || len(r.Observations)+len(r.Replaced)+len(r.Done) > 0 || r.Pending || t.uncertain || h.marks != (marks{}) {
 		return nil
 	}
 	h, known, err := t.host(h.id)
@@ -237,8 +237,9 @@ func (t *transaction) rest(v checkin.VerifiedReport, h host, e epoch, p placemen
 	if err != nil || others {
 		return err
 	}
-	// Another line of its epoch may wait for the next report that it sends, to be one with it.
-	missing, err := t.get(`SELECT 1 FROM branches WHERE epoch_id = $1 AND missing IS NOT NULL LIMIT 1`, []any{e.id}, []any{new(int)})
+	// Another line of its epoch may wait for the next report that it sends, to be one with it. It waits in vain after so long.
+	missing, err := t.get(`SELECT 1 FROM branches WHERE epoch_id = $1 AND id <> $2 AND missing IS NOT NULL AND last_received > $3 LIMIT 1`,
+		[]any{e.id, p.branch.id, millis(t.now.Add(-maxHeld))}, []any{new(int)})
 	if err != nil || missing {
 		return err
 	}

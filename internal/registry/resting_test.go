@@ -35,7 +35,7 @@ func (m *manager) restHolds(t interface{ Errorf(string, ...any) }) {
 	for what, q := range map[string]string{
 		"a conflict asks about it":              `SELECT COUNT(*) FROM resting r JOIN conflict_lines l ON l.branch_id = r.branch_id JOIN conflicts c ON c.id = l.conflict_id WHERE l.left_at IS NULL AND c.closed IS NULL`,
 		"it is to do something":                 `SELECT COUNT(*) FROM resting r JOIN demands d ON d.branch_id = r.branch_id OR d.host_id = r.host_id WHERE d.ended IS NULL`,
-		"another line waits for its report":     `SELECT COUNT(*) FROM resting r JOIN branches b ON b.epoch_id = r.epoch_id WHERE b.missing IS NOT NULL`,
+		"another line waits for its report":     `SELECT COUNT(*) FROM resting r JOIN branches b ON b.epoch_id = r.epoch_id WHERE b.id <> r.branch_id AND b.missing IS NOT NULL AND b.last_received > r.received - 60*86400000`,
 		"it is blocked":                         `SELECT COUNT(*) FROM resting r JOIN blocks b ON b.host_id = r.host_id WHERE b.lifted IS NULL`,
 		"it is out of sight":                    `SELECT COUNT(*) FROM resting r JOIN hosts h ON h.host_id = r.host_id WHERE h.deleted IS NOT NULL OR h.archived IS NOT NULL OR h.retired IS NOT NULL OR h.succeeded IS NOT NULL`,
 		"its line is not the one that keeps it": `SELECT COUNT(*) FROM resting r JOIN hosts h ON h.host_id = r.host_id WHERE h.keeper <> r.branch_id OR h.waiting IS NOT NULL`,
@@ -68,6 +68,53 @@ func TestLaterReportArrivesFirst(t *testing.T) {
 	if h := m.asset(p.report.HostID).Hosts[0]; h.Branches != 1 {
 		t.Errorf("%d lines, want 1", h.Branches)
 	}
+}
+
+// A report that never comes, as after the database was put back from a backup, keeps nobody from resting. If it comes after all
+// the line is whole.
+func TestRestsWithAGap(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	p := newPC(m, "alpha")
+	p.comesToRest()
+	id := p.report.HostID
+	var lost []checkin.SignedReport
+	for range 2 { // put back twice
+		lost = append(lost, p.next())
+		m.pass(time.Minute)
+		p.start()
+		for range 3 {
+			p.checkIn()
+			m.pass(time.Minute)
+		}
+		if len(lost) == 1 {
+			expect(t, "at rest after a gap", m.atRest(), []string{id.String()})
+			m.restHolds(t)
+		}
+	}
+	if rest := m.atRest(); rest != nil {
+		t.Errorf("%v rests, though a line with an earlier gap may wait for its next report", rest)
+	}
+	m.pass(maxHeld)
+	p.start()
+	for range 3 {
+		p.checkIn()
+		m.pass(time.Minute)
+	}
+	expect(t, "at rest when the earlier line waits in vain", m.atRest(), []string{id.String()})
+	m.restHolds(t)
+	for _, s := range lost {
+		p.send(s)
+	}
+	expect(t, "events", m.kinds(id), []string{"token-used", "enrolled", "gap", "gap", "gap-closed", "gap-closed"})
+	expect(t, "lines", m.asset(id).Hosts[0].Branches, 1)
+	for range 2 {
+		p.checkIn()
+		m.pass(time.Minute)
+	}
+	expect(t, "at rest when the line is whole", m.atRest(), []string{id.String()})
+	m.restHolds(t)
+	expect(t, "conflicts", m.conflictKinds(), nil)
 }
 
 // Hosts rest on when the database is of a release that kept their rows in another way.
@@ -441,7 +488,7 @@ func TestRestChangesNothing(t *testing.T) {
 		twin.restless = true
 
 		var all []*pc
-		var sent []checkin.SignedReport
+		var sent, lost []checkin.SignedReport
 		for i := range rapid.IntRange(1, 3).Draw(rt, "pcs") {
 			all = append(all, newPC(m, fmt.Sprint("pc", i)))
 		}
@@ -464,7 +511,7 @@ func TestRestChangesNothing(t *testing.T) {
 		for range rapid.IntRange(5, 40).Draw(rt, "steps") {
 			p := all[rapid.IntRange(0, len(all)-1).Draw(rt, "pc")]
 			m.pass(time.Duration(rapid.SampledFrom([]int{0, 1, 60, 600, 900, 900, 900, 5000}).Draw(rt, "seconds")) * time.Second)
-			switch rapid.SampledFrom([]string{"report", "report", "report", "report", "rounds", "rounds", "delta", "delta", "again", "old", "restart", "words", "disk", "back", "reinstall", "delete", "restore", "clock"}).Draw(rt, "step") {
+			switch rapid.SampledFrom([]string{"report", "report", "report", "report", "rounds", "rounds", "delta", "delta", "lost", "late", "again", "old", "restart", "words", "disk", "back", "reinstall", "delete", "restore", "clock"}).Draw(rt, "step") {
 			case "report":
 				s := p.next()
 				bases[p.report.HostID] = s
@@ -498,6 +545,13 @@ func TestRestChangesNothing(t *testing.T) {
 				p.report = full
 				send(s)
 				sent = append(sent, s)
+			case "lost":
+				lost = append(lost, p.next())
+			case "late": // to a database that was set back it never comes
+				if len(lost) > 0 {
+					send(lost[0])
+					sent, lost = append(sent, lost[0]), lost[1:]
+				}
 			case "again":
 				if len(sent) > 0 {
 					send(sent[len(sent)-1])
