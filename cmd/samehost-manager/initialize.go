@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -319,6 +322,11 @@ func (c *runShowCmd) run(ctx context.Context, p *program) error {
 		l := p.lang
 		switch {
 		case c.Targets || c.Outcome != "":
+			if there := outcomes(s.RunCounts); c.Outcome != "" && !slices.Contains(there, c.Outcome) {
+				if _, known := amtinit.AnyReason(amtinit.Code(c.Outcome)); !known && c.Outcome != registry.OutcomeInitialized && c.Outcome != registry.OutcomeAlready {
+					return usageError(fmt.Sprintf(textNoOutcome.In(amtinit.Lang(l)), c.Outcome, c.ID, cmp.Or(strings.Join(there, ", "), "-")))
+				}
+			}
 			return p.printTargets(ctx, reg, c.ID, c.Outcome)
 		case c.Follow:
 			err := p.watchRun(ctx, reg, manager.ShowRun(s, l), c.Progress, l)
@@ -329,6 +337,18 @@ func (c *runShowCmd) run(ctx context.Context, p *program) error {
 		}
 		return p.printRun(manager.ShowRun(s, l), l)
 	})
+}
+
+// outcomes are what became of the PCs of a run.
+func outcomes(c registry.RunCounts) []string {
+	there := slices.Sorted(maps.Keys(c.Reasons))
+	if c.Already > 0 {
+		there = append(there, registry.OutcomeAlready)
+	}
+	if c.Initialized > c.Already {
+		there = append(there, registry.OutcomeInitialized)
+	}
+	return there
 }
 
 func (p *program) printTargets(ctx context.Context, reg *registry.Registry, id int64, outcome string) error {
@@ -400,6 +420,9 @@ var (
 	textUnreadable = amtinit.Text{
 		EN: "initialize: %s: %w; check the path, and that you may read it",
 		JA: "initialize: %sを読み込めません(%w)。パスと読み取り権限を確認してください"}
+	textNoOutcome = amtinit.Text{
+		EN: "--outcome %s: no such outcome is known; those of run %d: %s",
+		JA: "--outcome %s: この結果はありません。実行%dの結果: %s"}
 	textUnknownRun = amtinit.Text{
 		EN: "%s: unknown; samehost-manager initializations list shows those there are",
 		JA: "%s: この番号の実行はありません。samehost-manager initializations listで確認してください"}
