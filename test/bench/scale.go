@@ -427,7 +427,7 @@ func (s *server) lookup(assets int) (l lookup, err error) {
 		path string
 		into *float64
 	}{{"assets?limit=100", &l.list}, {"assets?name=" + url.QueryEscape(one.Name), &l.search}, {"assets/" + one.HostID, &l.detail}} {
-		if *q.into, err = median(15, func() error { return s.get(q.path, nil) }); err != nil {
+		if *q.into, err = median(101, func() error { return s.get(q.path, nil) }); err != nil {
 			return l, err
 		}
 	}
