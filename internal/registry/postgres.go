@@ -175,6 +175,8 @@ func createPostgres(ctx context.Context, dsn string, o Options) (*Registry, erro
 		return nil, err
 	}
 	d.checkOwner = func(ctx context.Context, db *sql.DB) error { _, err := checkPostgres(ctx, db); return err }
+	key := o.Key
+	o.Key = nil
 	r, err := open(ctx, d, o)
 	if err != nil {
 		return nil, err
@@ -183,6 +185,11 @@ func createPostgres(ctx context.Context, dsn string, o Options) (*Registry, erro
 	err = r.readers.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM administrators) OR EXISTS (SELECT 1 FROM tokens) OR EXISTS (SELECT 1 FROM hosts) OR EXISTS (SELECT 1 FROM history)`).Scan(&used)
 	if err == nil && used {
 		err = fmt.Errorf("%w: make another database", ErrNotEmpty)
+	}
+	if err == nil && key != nil {
+		if _, err = r.writers.ExecContext(ctx, `DELETE FROM manager`); err == nil {
+			err = r.claim(ctx, key)
+		}
 	}
 	if err != nil {
 		r.Close()

@@ -152,19 +152,19 @@ func openSQLite(ctx context.Context, path string, o Options) (*Registry, error) 
 
 // open takes over d, also when it fails.
 func open(ctx context.Context, d *database, o Options) (*Registry, error) {
-	r := &Registry{database: d, key: o.Key, interval: o.Interval, now: o.Now, lanes: make([]lane, d.side)}
+	r := &Registry{database: d, interval: o.Interval, now: o.Now, lanes: make([]lane, d.side)}
 	if r.interval == 0 {
 		r.interval = DefaultInterval
 	}
 	if r.now == nil {
 		r.now = time.Now
 	}
-	if r.key != nil {
-		r.audience = checkin.FingerprintOf(r.key.Public().(ed25519.PublicKey))
-	}
 	err := r.checkOwner(ctx, r.writers)
 	if err == nil {
 		err = r.migrate(ctx)
+	}
+	if err == nil && o.Key != nil {
+		err = r.claim(ctx, o.Key)
 	}
 	if err == nil {
 		_, err = r.readPace(ctx, r.readers)

@@ -398,13 +398,13 @@ func TestSettingsAtRest(t *testing.T) {
 		}
 	}
 
-	stranger, err := Open(t.Context(), m.dsn, Options{Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32))})
-	must(t, err)
-	defer stranger.Close()
-	if _, err := stranger.AMTSettings(t.Context()); !errors.Is(err, ErrSettingsKey) {
+	own := m.key
+	m.key = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32))
+	if _, err := m.AMTSettings(t.Context()); !errors.Is(err, ErrSettingsKey) {
 		t.Errorf("another manager's key: %v", err)
 	}
-	_, err = m.writers.ExecContext(t.Context(), `UPDATE amt_settings SET sealed = (SELECT sealed FROM amt_settings WHERE scope <> '')`)
+	m.key = own
+	_, err := m.writers.ExecContext(t.Context(), `UPDATE amt_settings SET sealed = (SELECT sealed FROM amt_settings WHERE scope <> '')`)
 	must(t, err)
 	if _, err := m.AMTSettings(t.Context()); !errors.Is(err, ErrSettingsKey) {
 		t.Errorf("a row in the place of another: %v", err)
