@@ -48,8 +48,8 @@ type Options struct {
 	Listening func(net.Addr)
 }
 
-// headroom is what the garbage collector counts as in use beside what is: bytes that nobody touches, and that so take no memory.
-// A manager's heap is so small that it would else be looked through several times a second under load.
+// headroom is what the garbage collector counts as in use beside what is, in bytes that nobody touches. The heap is small, and so is
+// looked through the more often the more check-ins come; this lets that much more garbage come together before.
 const headroom = 64 << 20
 
 // Serve takes check-ins until the context ends, and then ends in order. One process serves a data folder at a time.

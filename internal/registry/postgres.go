@@ -186,7 +186,7 @@ func createPostgres(ctx context.Context, dsn string, o Options) (*Registry, erro
 	if err == nil && used {
 		err = fmt.Errorf("%w: make another database", ErrNotEmpty)
 	}
-	if err == nil && key != nil {
+	if err == nil && key != nil { // whoever was interrupted had another one
 		if _, err = r.writers.ExecContext(ctx, `DELETE FROM manager`); err == nil {
 			err = r.claim(ctx, key)
 		}

@@ -35,7 +35,7 @@ func (m *manager) restHolds(t interface{ Errorf(string, ...any) }) {
 	for what, q := range map[string]string{
 		"a conflict asks about it":              `SELECT COUNT(*) FROM resting r JOIN conflict_lines l ON l.branch_id = r.branch_id JOIN conflicts c ON c.id = l.conflict_id WHERE l.left_at IS NULL AND c.closed IS NULL`,
 		"it is to do something":                 `SELECT COUNT(*) FROM resting r JOIN demands d ON d.branch_id = r.branch_id OR d.host_id = r.host_id WHERE d.ended IS NULL`,
-		"another line waits for its report":     `SELECT COUNT(*) FROM resting r JOIN branches b ON b.epoch_id = r.epoch_id WHERE b.id <> r.branch_id AND b.missing IS NOT NULL AND b.last_received > r.received - 5184000000`,
+		"another line waits for its report":     `SELECT COUNT(*) FROM resting r JOIN branches b ON b.epoch_id = r.epoch_id WHERE b.id <> r.branch_id AND b.missing IS NOT NULL AND b.last_received > r.received - ` + fmt.Sprint(maxHeld.Milliseconds()),
 		"it is blocked":                         `SELECT COUNT(*) FROM resting r JOIN blocks b ON b.host_id = r.host_id WHERE b.lifted IS NULL`,
 		"it is out of sight":                    `SELECT COUNT(*) FROM resting r JOIN hosts h ON h.host_id = r.host_id WHERE h.deleted IS NOT NULL OR h.archived IS NOT NULL OR h.retired IS NOT NULL OR h.succeeded IS NOT NULL`,
 		"its line is not the one that keeps it": `SELECT COUNT(*) FROM resting r JOIN hosts h ON h.host_id = r.host_id WHERE h.keeper <> r.branch_id OR h.waiting IS NOT NULL`,
